@@ -1,0 +1,137 @@
+#pragma once
+// THE list of operations. Read this first.
+//
+// Conventions, kept by every op:
+//   - outputs first after exec, then inputs; all tensors contiguous and on exec.device().
+//   - activations and parameters share one dtype, f32 or bf16 ("T" below); statistics, losses and
+//     parameter gradients are f32. Arithmetic and accumulation are f32 in both.
+//   - activation gradients are assigned, parameter gradients are accumulated (+=).
+//   - an absent optional tensor is Tensor{}. Shapes and dtypes are checked once, in ops.cpp.
+//   - results do not depend on the number of threads.
+//
+// Letters: B batch, H W image, C channels, M rows, K reduction width, T tokens of all sequences laid
+// end to end, N heads, D head width, G groups, F feed-forward width.
+
+#include "core/exec.hpp"
+#include "core/rng.hpp"
+
+namespace strata::ops {
+
+// --- linear -------------------------------------------------------------------------------------
+/// y (M,N) = x (M,K) w (N,K)^T + b (N). Leading axes of x and y may be more than one.
+void linear(Exec&, Tensor y, Tensor x, Tensor w, Tensor b = {});
+/// dx (M,K) = dy w (skipped when absent); dw (N,K) f32 += dy^T x; db (N) f32 += sum dy.
+void linear_backward(Exec&, Tensor dx, Tensor dw, Tensor db, Tensor dy, Tensor x, Tensor w);
+
+// --- convolution --------------------------------------------------------------------------------
+struct Conv2dParams {
+  int stride = 1;
+  int pad_top = 1, pad_left = 1, pad_bottom = 1, pad_right = 1;
+};
+/// y (B,H',W',N) = x (B,H,W,C) * w (N,R,S,C) + b (N).
+void conv2d(Exec&, Tensor y, Tensor x, Tensor w, Tensor b, Conv2dParams);
+void conv2d_backward(Exec&, Tensor dx, Tensor dw, Tensor db, Tensor dy, Tensor x, Tensor w,
+                     Conv2dParams);
+
+// --- normalisation ------------------------------------------------------------------------------
+enum class Activation { none, silu };
+/// y (B,...,C) = act(group_norm(x) * w + b); stats (B,G,2) f32 receives mean and 1/std (absent: not kept).
+void group_norm(Exec&, Tensor y, Tensor stats, Tensor x, Tensor w, Tensor b, int groups, float eps,
+                Activation);
+void group_norm_backward(Exec&, Tensor dx, Tensor dw, Tensor db, Tensor dy, Tensor stats, Tensor x,
+                         Tensor w, Tensor b, int groups, Activation);
+/// y (M,C) = layer_norm(x) * w + b; stats (M,2) f32. w and b absent: no affine part.
+void layer_norm(Exec&, Tensor y, Tensor stats, Tensor x, Tensor w, Tensor b, float eps);
+void layer_norm_backward(Exec&, Tensor dx, Tensor dw, Tensor db, Tensor dy, Tensor stats, Tensor x,
+                         Tensor w);
+/// y (M,C) = cast(x / rms(x)) * w, the cast to T before the product as transformers does.
+void rms_norm(Exec&, Tensor y, Tensor x, Tensor w, float eps);
+
+// --- pointwise ----------------------------------------------------------------------------------
+void silu(Exec&, Tensor y, Tensor x);
+void silu_backward(Exec&, Tensor dx, Tensor dy, Tensor x);
+/// y (M,F) = h[:, :F] * gelu(h[:, F:]), h (M,2F), erf GELU (diffusers' GEGLU).
+void geglu(Exec&, Tensor y, Tensor h);
+void geglu_backward(Exec&, Tensor dh, Tensor dy, Tensor h);
+/// y (M,F) = silu(gate) * up (Llama's SwiGLU).
+void swiglu(Exec&, Tensor y, Tensor gate, Tensor up);
+void add(Exec&, Tensor y, Tensor a, Tensor b);  // y may be a or b
+/// y (B,...,C) = x + bias (B,C), broadcast over the pixels.
+void add_per_sample(Exec&, Tensor y, Tensor x, Tensor bias);
+/// dbias (B,C) T = sum of dy (B,...,C) over the pixels.
+void add_per_sample_backward(Exec&, Tensor dbias, Tensor dy);
+/// Conversion between f32, bf16 and f16 (f16 only as a source), same shape.
+void cast(Exec&, Tensor y, Tensor x);
+void fill(Exec&, Tensor y, float value);
+
+// --- shape --------------------------------------------------------------------------------------
+/// y (B,...,C1+C2) = [a | b] over the last axis, and its inverse.
+void concat(Exec&, Tensor y, Tensor a, Tensor b);
+void split(Exec&, Tensor a, Tensor b, Tensor y);
+/// Nearest neighbour, to y's own size: source index = floor(i * H / H').
+void upsample_nearest(Exec&, Tensor y, Tensor x);
+void upsample_nearest_backward(Exec&, Tensor dx, Tensor dy);
+/// y (B,H,W,C) from x (B,C,H,W) and back; either side may be f32 while the other is T.
+void nchw_to_nhwc(Exec&, Tensor y, Tensor x);
+void nhwc_to_nchw(Exec&, Tensor y, Tensor x);
+
+// --- attention ----------------------------------------------------------------------------------
+struct AttentionParams {
+  float scale = 1.0f;
+  bool causal = false;
+};
+/// Ragged softmax attention. q (Tq,N,D), k v (Tk,Nkv,D) with N a multiple of Nkv, o like q;
+/// q_offsets k_offsets (B+1) i64 on the host: sequence b owns rows [offsets[b], offsets[b+1]).
+/// lse (Tq,N) f32 is what backward needs (absent: not kept). A sequence without keys gives o = 0.
+void attention(Exec&, Tensor o, Tensor lse, Tensor q, Tensor k, Tensor v, Tensor q_offsets,
+               Tensor k_offsets, AttentionParams);
+void attention_backward(Exec&, Tensor dq, Tensor dk, Tensor dv, Tensor dout, Tensor q, Tensor k,
+                        Tensor v, Tensor o, Tensor lse, Tensor q_offsets, Tensor k_offsets,
+                        AttentionParams);
+/// Rotary embedding in place on x (T,N,D), pairs (i, i + D/2); positions start at 0 in each sequence.
+/// inv_freq (D/2) f32.
+void rope(Exec&, Tensor x, Tensor offsets, Tensor inv_freq);
+
+// --- embeddings ---------------------------------------------------------------------------------
+/// y (T,C) = table[ids], ids (T) i64; an id outside the table throws Error(65).
+void embedding(Exec&, Tensor y, Tensor table, Tensor ids);
+/// y (B,C) = [cos | sin] of t * exp(-ln(10000) i / (C/2)), t (B) f32 (diffusers: flip_sin_to_cos,
+/// freq_shift as given).
+void timestep_embedding(Exec&, Tensor y, Tensor t, bool flip_sin_to_cos, float freq_shift);
+
+// --- text strategies ----------------------------------------------------------------------------
+/// sum (M,C) f32 += x, or += layer_norm(x) without affine part (eps 1e-5) when normalised.
+void accumulate_layer(Exec&, Tensor sum, Tensor x, bool normalised);
+/// y (M,C) = scale * x, x f32, y T or f32.
+void scale(Exec&, Tensor y, Tensor x, float factor);
+
+// --- diffusion ----------------------------------------------------------------------------------
+/// out (B,...) f32: standard normals of row b are a pure function of (key, at[b]); element i of a row
+/// uses word i % 4 of block i / 4. Equal bit for bit on every backend.
+void normals(Exec&, Tensor out, PhiloxKey key, const PhiloxCounter* at);
+/// y_b = a_b * x_b + s_b * noise_b; a s (B) f32; x noise f32, y T.
+void add_noise(Exec&, Tensor y, Tensor x, Tensor noise, Tensor a, Tensor s);
+/// loss (B) f32 = mean over the row of (prediction - target)^2, target f32, any dtype of prediction;
+/// dprediction T (absent: not computed) = weight_b * 2 (prediction - target) * grad_scale / row size.
+void mse_loss(Exec&, Tensor loss, Tensor dprediction, Tensor prediction, Tensor target,
+              Tensor weight, float grad_scale);
+
+// --- optimizer ----------------------------------------------------------------------------------
+struct AdamWParams {
+  float lr, beta1 = 0.9f, beta2 = 0.999f, eps = 1e-8f, weight_decay = 0.01f;
+  std::int64_t step = 1;     // 1 at the first update
+  float grad_scale = 1.0f;   // multiplies the gradient before use
+};
+/// Decoupled AdamW (Loshchilov & Hutter 2019) as torch.optim.AdamW computes it, on flat f32 shards
+/// (n); param T receives the rounded master weights. ema (n) f32 optional: ema = d ema + (1-d) master.
+void adamw(Exec&, Tensor param, Tensor master, Tensor m, Tensor v, Tensor grad, Tensor ema,
+           float ema_decay, AdamWParams);
+struct GradientStats {
+  double sum_of_squares = 0;
+  std::int64_t non_finite = 0;
+};
+GradientStats gradient_stats(Exec&, Tensor grad);
+/// a (n) f32 += b (n), b f32 or bf16.
+void accumulate(Exec&, Tensor a, Tensor b);
+
+}  // namespace strata::ops

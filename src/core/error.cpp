@@ -1,0 +1,22 @@
+#include "core/error.hpp"
+
+#include <cerrno>
+#include <cstring>
+
+namespace strata {
+
+void fail_errno(const std::string& path, const char* call, bool creating) {
+  const int error = errno;
+  Exit code = creating ? Exit::cannot_create : Exit::io;
+  if (error == EACCES || error == EPERM) code = Exit::permission;
+  fail(code, "{}: {}: {}", path, call, std::strerror(error));
+}
+
+namespace detail {
+void check_failed(const char* expression, const std::string& message, std::source_location where) {
+  fail(Exit::internal, "{}:{}: {} ({})", where.file_name(), where.line(),
+       message.empty() ? "invariant broken" : message, expression);
+}
+}  // namespace detail
+
+}  // namespace strata

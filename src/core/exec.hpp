@@ -1,0 +1,39 @@
+#pragma once
+
+#include <memory>
+
+#include "core/arena.hpp"
+
+namespace strata {
+
+/// A backend's own state: primitive caches, handles, streams. Defined in kernels/host and kernels/cuda.
+struct Backend;
+
+/// What every op needs to run; passed down by reference, there are no globals. One Exec per thread
+/// of control: its arena and caches are not locked.
+class Exec {
+ public:
+  /// threads = 0: as many as the process may use (its CPU affinity mask or OMP_NUM_THREADS).
+  explicit Exec(Device device = host_device, int threads = 0);
+  ~Exec();
+  Exec(Exec&&) noexcept;
+  Exec& operator=(Exec&&) = delete;
+
+  Device device() const { return arena.device(); }
+  int threads() const { return threads_; }
+  Backend& backend() { return *backend_; }
+
+  /// Weights handed to ops are cached in the vendor's own layout by address; call this after they
+  /// changed in place (an optimizer step, a load).
+  void weights_changed();
+
+  Tensor empty(DType dtype, Shape shape) { return arena.empty(dtype, shape); }
+
+  Arena arena;
+
+ private:
+  int threads_;
+  std::unique_ptr<Backend> backend_;
+};
+
+}  // namespace strata

@@ -1,0 +1,32 @@
+#pragma once
+// Files: whole reads, atomic writes, hashes. Every failure names the path and the call.
+
+#include <cstdint>
+#include <span>
+#include <string>
+#include <string_view>
+
+namespace strata {
+
+/// The whole file; larger than max_bytes is Error(65), missing is Error(65), unreadable 74/77.
+std::string read_file(const std::string& path, std::uint64_t max_bytes = std::uint64_t{1} << 31);
+/// Writes `path`.tmp-<pid>, fsyncs, renames over `path`, fsyncs the folder. 73/74/77 on failure.
+void write_file_atomically(const std::string& path, std::string_view content);
+/// The same for content that lies in several places.
+void write_file_atomically(const std::string& path, std::span<const std::string_view> pieces);
+/// mkdir -p; Error(73) when it cannot be created.
+void make_directories(const std::string& path);
+bool file_exists(const std::string& path);
+bool directory_exists(const std::string& path);
+/// fsync of a file or a folder.
+void sync_path(const std::string& path);
+
+std::string sha256_hex(std::string_view bytes);
+std::string sha256_file(const std::string& path);
+/// Over the files' bytes laid end to end.
+std::string sha256_files(std::span<const std::string> paths);
+std::uint64_t xxh3(std::string_view bytes);
+/// CRC-32C (Castagnoli), hardware where there is SSE4.2; crc is the running value, 0 at first.
+std::uint32_t crc32c(std::uint32_t crc, const void* data, std::size_t bytes);
+
+}  // namespace strata

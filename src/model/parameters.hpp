@@ -1,0 +1,93 @@
+#pragma once
+// Parameters keep their safetensors names as their only names. They live in one flat buffer, in the
+// order in which their gradients complete, so that ZeRO-2 can shard and send it in buckets.
+
+#include <span>
+#include <string>
+#include <vector>
+
+#include "core/buffer.hpp"
+#include "core/exec.hpp"
+
+namespace strata {
+
+using ParamId = int;
+inline constexpr ParamId no_param = -1;
+
+/// How the tensor lies in memory relative to its shape in the file.
+enum class ParamLayout {
+  plain,      // as in the file
+  conv_krsc,  // file (N,C,R,S), memory (N,R,S,C)
+};
+
+struct Parameter {
+  std::string name;
+  Shape shape;         // as in the safetensors file
+  Shape memory_shape;  // as ops see it
+  ParamLayout layout = ParamLayout::plain;
+  std::int64_t offset = 0;  // elements, in the flat buffer
+  bool trainable = true;
+  std::int64_t numel() const { return shape.numel(); }
+};
+
+/// Modules add their parameters while they are built; `arrange` then fixes the flat order.
+class ParameterTable {
+ public:
+  ParamId add(std::string name, Shape shape, ParamLayout layout = ParamLayout::plain);
+  /// order: every id once, in the order in which backward completes their gradients.
+  void arrange(std::span<const ParamId> completion_order);
+
+  int size() const { return static_cast<int>(parameters_.size()); }
+  std::int64_t numel() const;
+  const Parameter& operator[](ParamId id) const { return parameters_[id]; }
+  std::span<const ParamId> completion_order() const { return order_; }
+  /// no_param when there is none of that name.
+  ParamId find(std::string_view name) const;
+
+ private:
+  std::vector<Parameter> parameters_;
+  std::vector<ParamId> order_;
+};
+
+/// Read access by id to a flat buffer of parameters (f32 or bf16) laid out by a table.
+class Weights {
+ public:
+  Weights() = default;
+  Weights(const ParameterTable& table, Tensor flat) : table_(&table), flat_(flat) {}
+  /// In memory layout; absent for no_param.
+  Tensor operator[](ParamId id) const;
+  Tensor flat() const { return flat_; }
+  const ParameterTable& table() const { return *table_; }
+
+ private:
+  const ParameterTable* table_ = nullptr;
+  Tensor flat_{};
+};
+
+/// Where backward writes parameter gradients (f32, memory layout, accumulated) and says when a block's
+/// are complete for this microbatch.
+class Gradients {
+ public:
+  virtual ~Gradients() = default;
+  virtual Tensor operator[](ParamId id) = 0;  // absent for no_param
+  virtual void ready(std::span<const ParamId> ids) = 0;
+};
+
+/// One whole flat f32 gradient: tests, `eval --grad`.
+class DenseGradients : public Gradients {
+ public:
+  explicit DenseGradients(const ParameterTable& table);
+  Tensor operator[](ParamId id) override;
+  void ready(std::span<const ParamId>) override {}
+  Tensor flat() const { return flat_; }
+
+ private:
+  const ParameterTable& table_;
+  Buffer flat_;
+};
+
+/// Copies one parameter between file layout (f32) and memory layout (f32 or bf16).
+void import_parameter(const Parameter&, Tensor memory, Tensor file_f32);
+void export_parameter(const Parameter&, Tensor file_f32, Tensor memory);
+
+}  // namespace strata

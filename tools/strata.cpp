@@ -1,0 +1,101 @@
+// Exit policy only: which command, what an exception becomes, what every rank does about it.
+
+#include <algorithm>
+#include <chrono>
+#include <csignal>
+#include <cstdio>
+#include <new>
+#include <thread>
+
+#include "commands/commands.hpp"
+#include "core/error.hpp"
+#include "core/log.hpp"
+#include "dist/communicator.hpp"
+
+namespace {
+
+using namespace strata;
+
+struct Command {
+  std::string_view name, about;
+  int (*run)(const commands::Arguments&, Communicator&);
+  bool parallel;  // runs under mpirun or srun with any number of ranks
+};
+
+constexpr Command table[] = {
+    {"index", "images and captions -> index.jsonl, the fixed list of samples", commands::index, false},
+    {"cache", "text | latents | verify | stats: the HDF5 caches of embeddings and latents",
+     commands::cache, true},
+    {"train", "trains a U-Net from a TOML config, sharded over the ranks", commands::train, true},
+    {"config", "show | validate | diff | keys of a training config", commands::config, false},
+    {"sample", "prompts -> PNG images", commands::sample, true},
+    {"score", "images + prompts -> a score per image", commands::score, true},
+    {"report", "scores and runs -> tables, figures, one HTML page", commands::report, false},
+    {"convert", "checkpoint <-> diffusers folder", commands::convert, false},
+    {"inspect", "says what a cache, checkpoint or model folder holds", commands::inspect, false},
+    {"tokenize", "lines -> token ids", commands::tokenize, false},
+    {"eval", "runs one module on tensors from a file", commands::eval, false},
+    {"world", "renders the miniature study's pictures, captions and prompts", commands::world, false},
+};
+
+void print_usage(std::FILE* to) {
+  fmt::print(to, "usage: strata COMMAND [options]\n\n");
+  for (const auto& c : table)
+    fmt::print(to, "  {:<10} {}{}\n", c.name, c.about, c.parallel ? "  (MPI)" : "");
+  fmt::print(to,
+             "\n`strata COMMAND --help` shows a command's options and an example. Commands marked (MPI)\n"
+             "run under mpirun or srun, or alone as one rank.\n");
+}
+
+/// When many ranks fail at once only the lowest should speak: the others wait their turn, and its
+/// abort ends them meanwhile.
+int report_failure(Communicator& world, const std::string& what, Exit code) {
+  std::this_thread::sleep_for(std::chrono::milliseconds(100) * std::min(world.rank(), 20));
+  const std::string rank = world.size() > 1 ? fmt::format("rank {}: ", world.rank()) : "";
+  fmt::print(stderr, "strata: error: {}{}\n", rank, what);
+  return static_cast<int>(code);
+}
+
+int run(const Command& command, const commands::Arguments& arguments, Communicator& world) {
+  try {
+    return command.run(arguments, world);
+  } catch (const Error& e) {
+    return report_failure(world, e.what(), e.code());
+  } catch (const std::bad_alloc&) {
+    return report_failure(world, "out of memory", Exit::internal);
+  } catch (const std::exception& e) {
+    return report_failure(world, e.what(), Exit::internal);
+  }
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  std::signal(SIGPIPE, SIG_IGN);
+  const std::string name = argc > 1 ? argv[1] : "--help";
+  if (name == "--help" || name == "-h" || name == "help") {
+    print_usage(stdout);
+    return argc > 1 ? 0 : static_cast<int>(Exit::usage);
+  }
+  if (name == "--version") {
+    fmt::print("strata {}\n", STRATA_VERSION);
+    return 0;
+  }
+  for (const auto& command : table) {
+    if (command.name != name) continue;
+    const commands::Arguments arguments(argv + 2, argv + argc);
+    try {
+      Job job(argc, argv);
+      log::set_rank(job.world().rank(), job.world().size());
+      const int code = run(command, arguments, job.world());
+      if (code != 0 && job.world().size() > 1 && code != static_cast<int>(Exit::requeue))
+        job.world().abort(code);
+      return code;
+    } catch (const Error& e) {
+      fmt::print(stderr, "strata: error: {}\n", e.what());
+      return static_cast<int>(e.code());
+    }
+  }
+  fmt::print(stderr, "strata: error: unknown command '{}' (see strata --help)\n", name);
+  return static_cast<int>(Exit::usage);
+}
