@@ -6,7 +6,8 @@
 //   - activations and parameters share one dtype, f32 or bf16 ("T" below); statistics, losses and
 //     parameter gradients are f32. Arithmetic and accumulation are f32 in both.
 //   - activation gradients are assigned, parameter gradients are accumulated (+=).
-//   - an absent optional tensor is Tensor{}. Shapes and dtypes are checked once, in ops.cpp.
+//   - the backend keeps weights in its own layout by address: Exec::weights_changed() after they changed.
+//   - an absent optional tensor is Tensor{}; no rows (M = 0, T = 0) is no work. Shapes and dtypes are checked once, in ops.cpp.
 //   - results do not depend on the number of threads.
 //
 // Letters: B batch, H W image, C channels, M rows, K reduction width, T tokens of all sequences laid
@@ -56,7 +57,7 @@ void geglu_backward(Exec&, Tensor dh, Tensor dy, Tensor h);
 /// y (M,F) = silu(gate) * up (Llama's SwiGLU).
 void swiglu(Exec&, Tensor y, Tensor gate, Tensor up);
 void add(Exec&, Tensor y, Tensor a, Tensor b);  // y may be a or b
-/// y (B,...,C) = x + bias (B,C), broadcast over the pixels.
+/// y (B,...,C) = x + bias (B,C), broadcast over the pixels; y may be x.
 void add_per_sample(Exec&, Tensor y, Tensor x, Tensor bias);
 /// dbias (B,C) T = sum of dy (B,...,C) over the pixels.
 void add_per_sample_backward(Exec&, Tensor dbias, Tensor dy);
@@ -117,10 +118,10 @@ void mse_loss(Exec&, Tensor loss, Tensor dprediction, Tensor prediction, Tensor 
               Tensor weight, float grad_scale);
 
 // --- optimizer ----------------------------------------------------------------------------------
-struct AdamWParams {
-  float lr, beta1 = 0.9f, beta2 = 0.999f, eps = 1e-8f, weight_decay = 0.01f;
-  std::int64_t step = 1;     // 1 at the first update
-  float grad_scale = 1.0f;   // multiplies the gradient before use
+struct AdamWParams {  // doubles, so that 1 - beta is what PyTorch's is
+  double lr, beta1 = 0.9, beta2 = 0.999, eps = 1e-8, weight_decay = 0.01;
+  std::int64_t step = 1;    // 1 at the first update
+  float grad_scale = 1.0f;  // multiplies the gradient before use
 };
 /// Decoupled AdamW (Loshchilov & Hutter 2019) as torch.optim.AdamW computes it, on flat f32 shards
 /// (n); param T receives the rounded master weights. ema (n) f32 optional: ema = d ema + (1-d) master.

@@ -1,16 +1,14 @@
 // Exit policy only: which command, what an exception becomes, what every rank does about it.
 
-#include <algorithm>
-#include <chrono>
 #include <csignal>
 #include <cstdio>
 #include <new>
-#include <thread>
 
 #include "commands/commands.hpp"
 #include "core/error.hpp"
 #include "core/log.hpp"
 #include "dist/communicator.hpp"
+#include "train/signals.hpp"
 
 namespace {
 
@@ -47,12 +45,14 @@ void print_usage(std::FILE* to) {
              "run under mpirun or srun, or alone as one rank.\n");
 }
 
-/// When many ranks fail at once only the lowest should speak: the others wait their turn, and its
-/// abort ends them meanwhile.
+/// The last line of stderr, from the lowest failing rank only.
 int report_failure(Communicator& world, const std::string& what, Exit code) {
-  std::this_thread::sleep_for(std::chrono::milliseconds(100) * std::min(world.rank(), 20));
-  const std::string rank = world.size() > 1 ? fmt::format("rank {}: ", world.rank()) : "";
-  fmt::print(stderr, "strata: error: {}{}\n", rank, what);
+  if (world.reports_failure()) {
+    // What all ranks agreed on names its rank already.
+    const bool named = world.size() == 1 || what.starts_with("rank ");
+    const std::string rank = named ? "" : fmt::format("rank {}: ", world.rank());
+    fmt::print(stderr, "strata: error: {}{}\n", rank, what);
+  }
   return static_cast<int>(code);
 }
 
@@ -84,6 +84,8 @@ int main(int argc, char** argv) {
   for (const auto& command : table) {
     if (command.name != name) continue;
     const commands::Arguments arguments(argv + 2, argv + argc);
+    // A stop that is asked for before training can answer it is kept, not fatal.
+    if (name == "train") hold_stop_signals();
     try {
       Job job(argc, argv);
       log::set_rank(job.world().rank(), job.world().size());

@@ -7,6 +7,7 @@
 #include <unistd.h>
 #include <xxhash.h>
 
+#include <algorithm>
 #include <array>
 #include <cerrno>
 #include <cstring>
@@ -75,30 +76,6 @@ std::string parent_of(const std::string& path) {
   return parent.empty() ? "." : parent;
 }
 
-class Sha256 {
- public:
-  Sha256() : context_(EVP_MD_CTX_new()) {
-    STRATA_CHECK(context_ && EVP_DigestInit_ex(context_.get(), EVP_sha256(), nullptr) == 1);
-  }
-  void update(const void* data, std::size_t bytes) {
-    STRATA_CHECK(EVP_DigestUpdate(context_.get(), data, bytes) == 1);
-  }
-  std::string hex() {
-    std::array<unsigned char, 32> digest{};
-    unsigned length = 0;
-    STRATA_CHECK(EVP_DigestFinal_ex(context_.get(), digest.data(), &length) == 1 && length == 32);
-    std::string text;
-    for (unsigned char byte : digest) text += fmt::format("{:02x}", byte);
-    return text;
-  }
-
- private:
-  struct Free {
-    void operator()(EVP_MD_CTX* context) const { EVP_MD_CTX_free(context); }
-  };
-  std::unique_ptr<EVP_MD_CTX, Free> context_;
-};
-
 #ifndef __SSE4_2__
 /// Table of the reflected Castagnoli polynomial.
 constexpr std::array<std::uint32_t, 256> crc32c_table = [] {
@@ -113,6 +90,25 @@ constexpr std::array<std::uint32_t, 256> crc32c_table = [] {
 #endif
 
 }  // namespace
+
+Sha256::Sha256() : context_(EVP_MD_CTX_new()) {
+  STRATA_CHECK(context_ && EVP_DigestInit_ex(context_, EVP_sha256(), nullptr) == 1);
+}
+
+Sha256::~Sha256() { EVP_MD_CTX_free(context_); }
+
+void Sha256::update(const void* data, std::size_t bytes) {
+  STRATA_CHECK(EVP_DigestUpdate(context_, data, bytes) == 1);
+}
+
+std::string Sha256::hex() {
+  std::array<unsigned char, 32> digest{};
+  unsigned length = 0;
+  STRATA_CHECK(EVP_DigestFinal_ex(context_, digest.data(), &length) == 1 && length == 32);
+  std::string text;
+  for (unsigned char byte : digest) text += fmt::format("{:02x}", byte);
+  return text;
+}
 
 std::string read_file(const std::string& path, std::uint64_t max_bytes) {
   Descriptor file(open_for_reading(path));
@@ -190,7 +186,9 @@ std::string sha256_hex(std::string_view bytes) {
   return hash.hex();
 }
 
-std::string sha256_file(const std::string& path) { return sha256_files(std::span(&path, 1)); }
+std::string sha256_file(const std::string& path) {
+  return sha256_files(std::span(&path, 1));
+}
 
 std::string sha256_files(std::span<const std::string> paths) {
   std::vector<char> block(std::size_t{1} << 20);
@@ -203,7 +201,23 @@ std::string sha256_files(std::span<const std::string> paths) {
   return hash.hex();
 }
 
-std::uint64_t xxh3(std::string_view bytes) { return XXH3_64bits(bytes.data(), bytes.size()); }
+std::string sha256_prefix(const std::string& path, std::uint64_t bytes) {
+  std::vector<char> block(std::size_t{1} << 20);
+  Sha256 hash;
+  Descriptor file(open_for_reading(path));
+  for (std::uint64_t left = bytes; left > 0;) {
+    const std::size_t n =
+        read_some(file.get(), block.data(), std::min<std::uint64_t>(left, block.size()), path);
+    if (n == 0) fail(Exit::data, "{}: ends at byte {}, before {}", path, bytes - left, bytes);
+    hash.update(block.data(), n);
+    left -= n;
+  }
+  return hash.hex();
+}
+
+std::uint64_t xxh3(std::string_view bytes) {
+  return XXH3_64bits(bytes.data(), bytes.size());
+}
 
 std::uint32_t crc32c(std::uint32_t crc, const void* data, std::size_t bytes) {
   const auto* at = static_cast<const unsigned char*>(data);

@@ -6,6 +6,8 @@
 #include <string>
 #include <string_view>
 
+struct evp_md_ctx_st;  // OpenSSL's
+
 namespace strata {
 
 /// The whole file; larger than max_bytes is Error(65), missing is Error(65), unreadable 74/77.
@@ -21,10 +23,26 @@ bool directory_exists(const std::string& path);
 /// fsync of a file or a folder.
 void sync_path(const std::string& path);
 
+/// SHA-256 of bytes that come in pieces.
+class Sha256 {
+ public:
+  Sha256();
+  ~Sha256();
+  Sha256(const Sha256&) = delete;
+  Sha256& operator=(const Sha256&) = delete;
+  void update(const void* data, std::size_t bytes);
+  /// Lower-case hex digits; once, at the end.
+  std::string hex();
+
+ private:
+  evp_md_ctx_st* context_;
+};
 std::string sha256_hex(std::string_view bytes);
 std::string sha256_file(const std::string& path);
 /// Over the files' bytes laid end to end.
 std::string sha256_files(std::span<const std::string> paths);
+/// Over the first `bytes` bytes of the file; a shorter file is Error(65).
+std::string sha256_prefix(const std::string& path, std::uint64_t bytes);
 std::uint64_t xxh3(std::string_view bytes);
 /// CRC-32C (Castagnoli), hardware where there is SSE4.2; crc is the running value, 0 at first.
 std::uint32_t crc32c(std::uint32_t crc, const void* data, std::size_t bytes);

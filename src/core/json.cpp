@@ -15,16 +15,21 @@ json parse_json(std::string_view text, const std::string& path, int max_depth) {
   std::vector<std::unordered_set<std::string>> keys;  // of the objects that are open
   const auto watch = [&](int depth, json::parse_event_t event, json& value) {
     switch (event) {
-      case json::parse_event_t::object_start: keys.emplace_back(); [[fallthrough]];
+      case json::parse_event_t::object_start:
+        keys.emplace_back();
+        [[fallthrough]];
       case json::parse_event_t::array_start:
         if (depth >= max_depth) fail(Exit::data, "{}: nested more than {} deep", path, max_depth);
         break;
-      case json::parse_event_t::object_end: keys.pop_back(); break;
+      case json::parse_event_t::object_end:
+        keys.pop_back();
+        break;
       case json::parse_event_t::key:
         if (!keys.back().insert(value.get_ref<const std::string&>()).second)
           fail(Exit::data, "{}: key {} occurs twice", path, value.dump());
         break;
-      default: break;
+      default:
+        break;
     }
     return true;
   };

@@ -55,7 +55,8 @@ Progress::~Progress() {
 std::string Progress::line(std::int64_t done, const std::string& extra) const {
   const double elapsed = seconds_between(start_, std::chrono::steady_clock::now());
   const double rate = elapsed > 0 ? static_cast<double>(done - first_) / elapsed : 0;
-  std::string text = fmt::format("{} {}/{}", what_, done, total_);
+  std::string text = total_ > 0 ? fmt::format("{} {}/{}", what_, done, total_)
+                                : fmt::format("{} {}", what_, done);
   if (!extra.empty()) text += " | " + extra;
   if (rate > 0) {
     text += " | " + format_rate(rate, unit_);

@@ -10,7 +10,9 @@
 #include <cerrno>
 #include <cstring>
 #include <filesystem>
+#include <functional>
 #include <nlohmann/json.hpp>
+#include <numeric>
 #include <set>
 #include <span>
 #include <utility>
@@ -27,12 +29,13 @@ using nlohmann::json;
 constexpr std::uint64_t max_header_bytes = 100'000'000;  // the format's own limit
 constexpr std::size_t max_stored_rank = 32;
 
-/// Bytes an element; 0 for a dtype that the format does not have or that is not made of whole bytes.
+/// Bytes an element; 0 for a dtype that the format does not have or that is not made of whole
+/// bytes.
 std::uint64_t stored_size(std::string_view dtype) {
   static constexpr std::pair<std::string_view, std::uint64_t> sizes[] = {
-      {"F64", 8}, {"F32", 4}, {"F16", 2},  {"BF16", 2}, {"I64", 8},     {"I32", 4},    {"I16", 2},
-      {"I8", 1},  {"U64", 8}, {"U32", 4},  {"U16", 2},  {"U8", 1},      {"BOOL", 1},   {"C64", 8},
-      {"F8_E4M3", 1},         {"F8_E5M2", 1}};
+      {"F64", 8},  {"F32", 4}, {"F16", 2},     {"BF16", 2},   {"I64", 8}, {"I32", 4},
+      {"I16", 2},  {"I8", 1},  {"U64", 8},     {"U32", 4},    {"U16", 2}, {"U8", 1},
+      {"BOOL", 1}, {"C64", 8}, {"F8_E4M3", 1}, {"F8_E5M2", 1}};
   for (const auto& [name, size] : sizes)
     if (name == dtype) return size;
   return 0;
@@ -136,7 +139,8 @@ class HeaderReader : public nlohmann::json_sax<json> {
     return true;
   }
 
-  bool parse_error(std::size_t position, const std::string&, const json::exception& error) override {
+  bool parse_error(std::size_t position, const std::string&,
+                   const json::exception& error) override {
     fail(Exit::data, "{}: offset {}: {:.160}", path_, 8 + position, error.what());
   }
 
@@ -189,25 +193,15 @@ void check_entries(const std::string& path,
   for (const Item* item : order) {
     if (item->second.begin != at)
       fail(Exit::data, "{}: tensor {}: begins at data offset {}, {} {}", path, item->first,
-           item->second.begin, item->second.begin < at ? "overlapping the one before, which ends at"
-                                                       : "leaving a hole after offset", at);
+           item->second.begin,
+           item->second.begin < at ? "overlapping the one before, which ends at"
+                                   : "leaving a hole after offset",
+           at);
     at = item->second.end;
   }
   if (at != data_bytes)
     fail(Exit::data, "{}: {} bytes after the last tensor's end at data offset {}", path,
          data_bytes - at, at);
-}
-
-/// IEEE half as stored.
-float half_to_float(std::uint16_t half) {
-  const std::uint32_t sign = std::uint32_t{half} >> 15 << 31;
-  const std::uint32_t exponent = (half >> 10) & 0x1f, mantissa = half & 0x3ff;
-  if (exponent == 0) {
-    const float magnitude = static_cast<float>(mantissa) * 0x1p-24f;
-    return sign ? -magnitude : magnitude;
-  }
-  const std::uint32_t wide = exponent == 0x1f ? 0xffu : exponent + 112;
-  return std::bit_cast<float>(sign | (wide << 23) | (mantissa << 13));
 }
 
 template <class Stored, class To, class Convert>
@@ -222,19 +216,26 @@ void convert_all(std::string_view raw, To* to, Convert convert) {
 
 const char* stored_name(DType dtype) {
   switch (dtype) {
-    case DType::f32: return "F32";
-    case DType::bf16: return "BF16";
-    case DType::f16: return "F16";
-    case DType::i64: return "I64";
-    case DType::i32: return "I32";
-    case DType::u8: return "U8";
+    case DType::f32:
+      return "F32";
+    case DType::bf16:
+      return "BF16";
+    case DType::f16:
+      return "F16";
+    case DType::i64:
+      return "I64";
+    case DType::i32:
+      return "I32";
+    case DType::u8:
+      return "U8";
   }
   return "?";
 }
 
 }  // namespace
 
-// --- SafetensorsFile ------------------------------------------------------------------------------
+// --- SafetensorsFile
+// ------------------------------------------------------------------------------
 
 SafetensorsFile::SafetensorsFile(const std::string& path) : path_(path) {
   fd_ = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
@@ -283,7 +284,9 @@ void SafetensorsFile::unmap() noexcept {
   fd_ = -1;
 }
 
-SafetensorsFile::~SafetensorsFile() { unmap(); }
+SafetensorsFile::~SafetensorsFile() {
+  unmap();
+}
 
 SafetensorsFile::SafetensorsFile(SafetensorsFile&& other) noexcept
     : path_(std::move(other.path_)),
@@ -346,7 +349,8 @@ Buffer SafetensorsFile::read_i64(const std::string& name) const {
   return buffer;
 }
 
-// --- SafetensorsFolder ----------------------------------------------------------------------------
+// --- SafetensorsFolder
+// ----------------------------------------------------------------------------
 
 namespace {
 
@@ -398,7 +402,8 @@ SafetensorsFolder::SafetensorsFolder(const std::string& dir, const std::string& 
       !document["weight_map"].is_object())
     fail(Exit::data, "{}: no weight_map", index);
   const json& weight_map = document["weight_map"];
-  for (const std::string& shard : shards_of(index, weight_map)) files_.emplace_back(dir + "/" + shard);
+  for (const std::string& shard : shards_of(index, weight_map))
+    files_.emplace_back(dir + "/" + shard);
 
   std::map<std::string, const SafetensorsFile*> owner;
   for (const SafetensorsFile& file : files_)
@@ -446,13 +451,21 @@ std::string SafetensorsFolder::sha256() const {
   return sha256_files(paths);
 }
 
-// --- SafetensorsWriter ----------------------------------------------------------------------------
+// --- SafetensorsWriter
+// ----------------------------------------------------------------------------
 
 void SafetensorsWriter::add(std::string name, Tensor tensor) {
+  add(std::move(name), tensor, {tensor.shape.begin(), tensor.shape.end()});
+}
+
+void SafetensorsWriter::add(std::string name, Tensor tensor, std::vector<std::int64_t> shape) {
   STRATA_CHECK(tensor.device == host_device, "tensor {} is not in host memory", name);
-  for (const auto& [other, unused] : tensors_)
-    STRATA_CHECK(other != name, "tensor {} is written twice", name);
-  tensors_.emplace_back(std::move(name), tensor);
+  STRATA_CHECK(std::accumulate(shape.begin(), shape.end(), std::int64_t{1}, std::multiplies<>()) ==
+                   tensor.numel(),
+               "tensor {}: {} elements under another size", name, tensor.numel());
+  for (const Item& other : items_)
+    STRATA_CHECK(other.name != name, "tensor {} is written twice", name);
+  items_.push_back({std::move(name), tensor, std::move(shape)});
 }
 
 void SafetensorsWriter::add(std::string name, Buffer buffer) {
@@ -471,11 +484,10 @@ void SafetensorsWriter::write(const std::string& path) const {
     header += json(metadata_).dump();
   }
   std::uint64_t at = 0;
-  for (const auto& [name, tensor] : tensors_) {
+  for (const auto& [name, tensor, shape] : items_) {
     begin_item(name);
-    const std::vector<std::int64_t> extents(tensor.shape.begin(), tensor.shape.end());
     header += fmt::format(R"({{"dtype":"{}","shape":{},"data_offsets":[{},{}]}})",
-                          stored_name(tensor.dtype), json(extents).dump(), at, at + tensor.bytes());
+                          stored_name(tensor.dtype), json(shape).dump(), at, at + tensor.bytes());
     at += tensor.bytes();
   }
   header += '}';
@@ -485,8 +497,8 @@ void SafetensorsWriter::write(const std::string& path) const {
   const std::uint64_t header_bytes = header.size();
   std::memcpy(length.data(), &header_bytes, 8);
   std::vector<std::string_view> pieces{{length.data(), 8}, header};
-  for (const auto& [name, tensor] : tensors_)
-    pieces.emplace_back(reinterpret_cast<const char*>(tensor.data), tensor.bytes());
+  for (const Item& item : items_)
+    pieces.emplace_back(reinterpret_cast<const char*>(item.tensor.data), item.tensor.bytes());
   write_file_atomically(path, pieces);
 }
 

@@ -62,6 +62,7 @@ class SafetensorsFolder {
   const SafetensorsFile::Entry& entry(const std::string& name) const;
   /// SHA-256 over the shard files in name order, hex.
   std::string sha256() const;
+  const std::string& path() const { return dir_; }
 
  private:
   const SafetensorsFile& file_of(const std::string& name) const;
@@ -74,13 +75,20 @@ class SafetensorsWriter {
  public:
   /// Keeps a view: the tensor must live until `write`. Written in the order added. f32, bf16 or i64.
   void add(std::string name, Tensor tensor);
+  /// The same under another shape of equal size, of any rank.
+  void add(std::string name, Tensor tensor, std::vector<std::int64_t> shape);
   /// Takes ownership.
   void add(std::string name, Buffer buffer);
   void set_metadata(std::map<std::string, std::string> metadata) { metadata_ = std::move(metadata); }
   void write(const std::string& path) const;
 
  private:
-  std::vector<std::pair<std::string, Tensor>> tensors_;
+  struct Item {
+    std::string name;
+    Tensor tensor;
+    std::vector<std::int64_t> shape;
+  };
+  std::vector<Item> items_;
   std::vector<Buffer> owned_;
   std::map<std::string, std::string> metadata_;
 };

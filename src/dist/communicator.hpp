@@ -1,7 +1,13 @@
 #pragma once
-// The collectives that training needs, over host memory. One rank needs no MPI: `local_communicator`.
-// NCCL's twin lives in kernels/cuda.
+// The collectives that training needs, over host memory. One rank needs no MPI:
+// `local_communicator`. NCCL's twin lives in kernels/cuda.
+//
+// Every call is collective: all ranks make the same calls in the same order on one communicator.
+// Sums have one fixed order, a binary tree over the ranks ((0+1)+(2+3))+..., so that the bits are
+// the same in every run and on every rank. MPI's own reductions promise neither, nor do they know
+// bf16.
 
+#include <cstdint>
 #include <memory>
 #include <span>
 #include <string>
@@ -11,6 +17,18 @@
 
 namespace strata {
 
+/// [begin, end), in elements.
+struct IndexRange {
+  std::int64_t begin = 0, end = 0;
+  std::int64_t size() const { return end - begin; }
+  bool operator==(const IndexRange&) const = default;
+};
+
+struct ChannelOptions {
+  /// No single message is longer (MPI counts are 32 bits); longer transfers go in pieces.
+  std::int64_t max_message_bytes = std::int64_t{1} << 30;
+};
+
 class Communicator {
  public:
   virtual ~Communicator() = default;
@@ -19,27 +37,50 @@ class Communicator {
   /// Ranks on this machine, and which of them this one is.
   virtual int local_rank() const = 0;
   virtual int local_size() const = 0;
+  /// Whether several threads may communicate at once, each on its own duplicate.
+  virtual bool concurrent() const = 0;
+
   virtual void barrier() = 0;
   virtual void broadcast(std::span<std::byte> bytes, int root) = 0;
-  /// Element-wise, in place, same result bits on every rank.
+  /// Element-wise, in place, same result bits on every rank. Where each element is non-zero on one
+  /// rank only, the sum is exact and does not depend on the number of ranks.
   virtual void all_reduce_sum(std::span<double> values) = 0;
   virtual void all_reduce_max(std::span<std::int64_t> values) = 0;
-  /// full (size * n) -> shard (n): the sum over ranks of this rank's part. f32 or bf16 (summed in f32).
-  virtual void reduce_scatter_sum(Tensor shard, Tensor full) = 0;
-  /// shard (n) -> full (size * n). Any dtype; shard may be this rank's part of full.
-  virtual void all_gather(Tensor full, Tensor shard) = 0;
+  /// full (m) is cut into parts of `part` elements; the last parts are shorter or empty
+  /// (`part_of`). shard = the sum over ranks of this rank's part. full is f32 or bf16, the sum is
+  /// done in f32, shard is f32 or full's dtype.
+  virtual void reduce_scatter_sum(Tensor shard, Tensor full, std::int64_t part) = 0;
+  /// In place: every rank has filled its own part of full (m); afterwards all parts are there.
+  virtual void all_gather(Tensor full, std::int64_t part) = 0;
   /// Byte strings of all ranks, in rank order, on every rank.
   virtual std::vector<std::string> all_gather_strings(const std::string& mine) = 0;
+
   /// A separate channel over the same ranks (collective call), for use by another thread.
-  virtual std::unique_ptr<Communicator> duplicate() = 0;
-  /// Ends every rank of the job with this exit code; does not return.
+  virtual std::unique_ptr<Communicator> duplicate(ChannelOptions options = {}) = 0;
+
+  /// For a rank about to end with an error, not collective: tells the other ranks and waits a
+  /// moment for lower ranks that fail too. True on the rank that shall print the cause: the lowest
+  /// one. The answer stays the same when asked again.
+  virtual bool reports_failure() = 0;
+  /// Ends every rank of the job with this exit code; does not return, runs no destructors.
   [[noreturn]] virtual void abort(int code) = 0;
+
+  /// The elements of `part_of(rank)` in a buffer of m elements cut into parts of `part`.
+  static IndexRange part_of(std::int64_t m, std::int64_t part, int rank);
 };
 
+/// One rank without MPI.
 std::unique_ptr<Communicator> local_communicator();
 
-/// Initialises MPI on construction when this process was started by a launcher (mpirun, srun), or
-/// alone as one rank; finalises on destruction. One per process, owned by main.
+/// Whether all ranks are well: `problem` is empty on those that are. Otherwise every rank throws
+/// the Error of the lowest rank that is not ("rank R: ..." when there are several ranks).
+/// Collective.
+void agree(Communicator& comm, Exit code, const std::string& problem);
+
+/// Initialises MPI on construction when this process was started by a launcher (mpirun, or srun
+/// with PMIx), or is alone as one rank without MPI; finalises on destruction. One per process,
+/// owned by main. When it is destroyed by an exception it ends the other ranks too instead of
+/// waiting for them.
 class Job {
  public:
   Job(int& argc, char**& argv);
@@ -50,6 +91,7 @@ class Job {
 
  private:
   std::unique_ptr<Communicator> world_;
+  int exceptions_ = 0;
   bool finalize_ = false;
 };
 

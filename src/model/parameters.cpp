@@ -12,8 +12,10 @@ void permute_copy(To* to, const From* from, const Shape& file, bool to_memory) {
     for (std::int64_t j = 0; j < c; ++j)
       for (std::int64_t p = 0; p < rs; ++p) {
         const std::int64_t in_file = (i * c + j) * rs + p, in_memory = (i * rs + p) * c + j;
-        if (to_memory) to[in_memory] = from_float<To>(to_float(from[in_file]));
-        else to[in_file] = from_float<To>(to_float(from[in_memory]));
+        if (to_memory)
+          to[in_memory] = from_float<To>(to_float(from[in_file]));
+        else
+          to[in_file] = from_float<To>(to_float(from[in_memory]));
       }
 }
 
@@ -72,20 +74,26 @@ Tensor Weights::operator[](ParamId id) const {
 DenseGradients::DenseGradients(const ParameterTable& table)
     : table_(table), flat_(Buffer::zeros(DType::f32, {table.numel()})) {}
 
-Tensor DenseGradients::operator[](ParamId id) { return Weights(table_, flat_)[id]; }
+Tensor DenseGradients::operator[](ParamId id) {
+  return Weights(table_, flat_)[id];
+}
 
 void import_parameter(const Parameter& p, Tensor memory, Tensor file_f32) {
   STRATA_CHECK(memory.numel() == p.numel() && file_f32.numel() == p.numel());
   const float* from = file_f32.as<float>();
-  if (memory.dtype == DType::bf16) copy_elements(p, memory.as<bf16>(), from, true);
-  else copy_elements(p, memory.as<float>(), from, true);
+  if (memory.dtype == DType::bf16)
+    copy_elements(p, memory.as<bf16>(), from, true);
+  else
+    copy_elements(p, memory.as<float>(), from, true);
 }
 
 void export_parameter(const Parameter& p, Tensor file_f32, Tensor memory) {
   STRATA_CHECK(memory.numel() == p.numel() && file_f32.numel() == p.numel());
   float* to = file_f32.as<float>();
-  if (memory.dtype == DType::bf16) copy_elements(p, to, memory.as<bf16>(), false);
-  else copy_elements(p, to, memory.as<float>(), false);
+  if (memory.dtype == DType::bf16)
+    copy_elements(p, to, memory.as<bf16>(), false);
+  else
+    copy_elements(p, to, memory.as<float>(), false);
 }
 
 }  // namespace strata

@@ -64,8 +64,8 @@ class Weights {
   Tensor flat_{};
 };
 
-/// Where backward writes parameter gradients (f32, memory layout, accumulated) and says when a block's
-/// are complete for this microbatch.
+/// Where backward writes parameter gradients (f32, memory layout, accumulated) and says when a
+/// block's are complete for this microbatch.
 class Gradients {
  public:
   virtual ~Gradients() = default;

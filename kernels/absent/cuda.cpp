@@ -1,0 +1,19 @@
+// Linked where Strata is built without CUDA: nothing can be made on a CUDA device, so no op can be
+// called on one.
+
+#include "kernels/backend.hpp"
+
+namespace strata::cuda {
+
+namespace {
+[[noreturn]] void absent() {
+  fail(Exit::unavailable, "device cuda: this build of strata has no CUDA backend");
+}
+}  // namespace
+
+std::unique_ptr<Backend> make_backend(Device) { absent(); }
+void* allocate(Device, std::size_t) { absent(); }
+void release(Device, void*) noexcept {}
+void copy(void*, Device, const void*, Device, std::size_t) { absent(); }
+
+}  // namespace strata::cuda

@@ -1,0 +1,87 @@
+#pragma once
+// What a backend is: every op of ops.hpp, called after the checks, and the state that they share.
+// One implementation a vendor (host/backend.hpp); the declarations mirror ops.hpp.
+
+#include "kernels/ops.hpp"
+
+namespace strata {
+
+struct Backend {
+  virtual ~Backend() = default;
+  virtual void weights_changed() = 0;
+
+  virtual void linear(Exec&, Tensor y, Tensor x, Tensor w, Tensor b) = 0;
+  virtual void linear_backward(Exec&, Tensor dx, Tensor dw, Tensor db, Tensor dy, Tensor x,
+                               Tensor w) = 0;
+  virtual void conv2d(Exec&, Tensor y, Tensor x, Tensor w, Tensor b, ops::Conv2dParams) = 0;
+  virtual void conv2d_backward(Exec&, Tensor dx, Tensor dw, Tensor db, Tensor dy, Tensor x,
+                               Tensor w, ops::Conv2dParams) = 0;
+
+  virtual void group_norm(Exec&, Tensor y, Tensor stats, Tensor x, Tensor w, Tensor b, int groups,
+                          float eps, ops::Activation) = 0;
+  virtual void group_norm_backward(Exec&, Tensor dx, Tensor dw, Tensor db, Tensor dy, Tensor stats,
+                                   Tensor x, Tensor w, Tensor b, int groups, ops::Activation) = 0;
+  virtual void layer_norm(Exec&, Tensor y, Tensor stats, Tensor x, Tensor w, Tensor b,
+                          float eps) = 0;
+  virtual void layer_norm_backward(Exec&, Tensor dx, Tensor dw, Tensor db, Tensor dy, Tensor stats,
+                                   Tensor x, Tensor w) = 0;
+  virtual void rms_norm(Exec&, Tensor y, Tensor x, Tensor w, float eps) = 0;
+
+  virtual void silu(Exec&, Tensor y, Tensor x) = 0;
+  virtual void silu_backward(Exec&, Tensor dx, Tensor dy, Tensor x) = 0;
+  virtual void geglu(Exec&, Tensor y, Tensor h) = 0;
+  virtual void geglu_backward(Exec&, Tensor dh, Tensor dy, Tensor h) = 0;
+  virtual void swiglu(Exec&, Tensor y, Tensor gate, Tensor up) = 0;
+  virtual void add(Exec&, Tensor y, Tensor a, Tensor b) = 0;
+  virtual void add_per_sample(Exec&, Tensor y, Tensor x, Tensor bias) = 0;
+  virtual void add_per_sample_backward(Exec&, Tensor dbias, Tensor dy) = 0;
+  virtual void cast(Exec&, Tensor y, Tensor x) = 0;
+  virtual void fill(Exec&, Tensor y, float value) = 0;
+  virtual void scale(Exec&, Tensor y, Tensor x, float factor) = 0;
+
+  virtual void concat(Exec&, Tensor y, Tensor a, Tensor b) = 0;
+  virtual void split(Exec&, Tensor a, Tensor b, Tensor y) = 0;
+  virtual void upsample_nearest(Exec&, Tensor y, Tensor x) = 0;
+  virtual void upsample_nearest_backward(Exec&, Tensor dx, Tensor dy) = 0;
+  virtual void nchw_to_nhwc(Exec&, Tensor y, Tensor x) = 0;
+  virtual void nhwc_to_nchw(Exec&, Tensor y, Tensor x) = 0;
+
+  virtual void attention(Exec&, Tensor o, Tensor lse, Tensor q, Tensor k, Tensor v,
+                         Tensor q_offsets, Tensor k_offsets, ops::AttentionParams) = 0;
+  virtual void attention_backward(Exec&, Tensor dq, Tensor dk, Tensor dv, Tensor dout, Tensor q,
+                                  Tensor k, Tensor v, Tensor o, Tensor lse, Tensor q_offsets,
+                                  Tensor k_offsets, ops::AttentionParams) = 0;
+  virtual void rope(Exec&, Tensor x, Tensor offsets, Tensor inv_freq) = 0;
+
+  virtual void embedding(Exec&, Tensor y, Tensor table, Tensor ids) = 0;
+  virtual void timestep_embedding(Exec&, Tensor y, Tensor t, bool flip_sin_to_cos,
+                                  float freq_shift) = 0;
+  virtual void accumulate_layer(Exec&, Tensor sum, Tensor x, bool normalised) = 0;
+
+  virtual void normals(Exec&, Tensor out, PhiloxKey key, const PhiloxCounter* at) = 0;
+  virtual void add_noise(Exec&, Tensor y, Tensor x, Tensor noise, Tensor a, Tensor s) = 0;
+  virtual void mse_loss(Exec&, Tensor loss, Tensor dprediction, Tensor prediction, Tensor target,
+                        Tensor weight, float grad_scale) = 0;
+
+  virtual void adamw(Exec&, Tensor param, Tensor master, Tensor m, Tensor v, Tensor grad,
+                     Tensor ema, float ema_decay, ops::AdamWParams) = 0;
+  virtual ops::GradientStats gradient_stats(Exec&, Tensor grad) = 0;
+  virtual void accumulate(Exec&, Tensor a, Tensor b) = 0;
+};
+
+namespace host {
+std::unique_ptr<Backend> make_backend(int threads);
+/// The CPUs that this process may use, or OMP_NUM_THREADS.
+int default_threads();
+void* allocate(std::size_t bytes);
+void release(void* data) noexcept;
+}  // namespace host
+
+namespace cuda {
+std::unique_ptr<Backend> make_backend(Device device);
+void* allocate(Device device, std::size_t bytes);
+void release(Device device, void* data) noexcept;
+void copy(void* to, Device to_device, const void* from, Device from_device, std::size_t bytes);
+}  // namespace cuda
+
+}  // namespace strata

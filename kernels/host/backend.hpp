@@ -1,0 +1,76 @@
+#pragma once
+// The host backend: oneDNN for matrix products and convolutions, Kokkos row loops for the rest.
+
+#include "kernels/backend.hpp"
+#include "kernels/host/vendor.hpp"
+
+namespace strata::host {
+
+class HostBackend final : public Backend {
+ public:
+  explicit HostBackend(int threads) : vendor_(threads) {}
+
+  void weights_changed() override { vendor_.weights_changed(); }
+
+  void linear(Exec&, Tensor y, Tensor x, Tensor w, Tensor b) override;
+  void linear_backward(Exec&, Tensor dx, Tensor dw, Tensor db, Tensor dy, Tensor x,
+                       Tensor w) override;
+  void conv2d(Exec&, Tensor y, Tensor x, Tensor w, Tensor b, ops::Conv2dParams) override;
+  void conv2d_backward(Exec&, Tensor dx, Tensor dw, Tensor db, Tensor dy, Tensor x, Tensor w,
+                       ops::Conv2dParams) override;
+
+  void group_norm(Exec&, Tensor y, Tensor stats, Tensor x, Tensor w, Tensor b, int groups,
+                  float eps, ops::Activation) override;
+  void group_norm_backward(Exec&, Tensor dx, Tensor dw, Tensor db, Tensor dy, Tensor stats,
+                           Tensor x, Tensor w, Tensor b, int groups, ops::Activation) override;
+  void layer_norm(Exec&, Tensor y, Tensor stats, Tensor x, Tensor w, Tensor b, float eps) override;
+  void layer_norm_backward(Exec&, Tensor dx, Tensor dw, Tensor db, Tensor dy, Tensor stats,
+                           Tensor x, Tensor w) override;
+  void rms_norm(Exec&, Tensor y, Tensor x, Tensor w, float eps) override;
+
+  void silu(Exec&, Tensor y, Tensor x) override;
+  void silu_backward(Exec&, Tensor dx, Tensor dy, Tensor x) override;
+  void geglu(Exec&, Tensor y, Tensor h) override;
+  void geglu_backward(Exec&, Tensor dh, Tensor dy, Tensor h) override;
+  void swiglu(Exec&, Tensor y, Tensor gate, Tensor up) override;
+  void add(Exec&, Tensor y, Tensor a, Tensor b) override;
+  void add_per_sample(Exec&, Tensor y, Tensor x, Tensor bias) override;
+  void add_per_sample_backward(Exec&, Tensor dbias, Tensor dy) override;
+  void cast(Exec&, Tensor y, Tensor x) override;
+  void fill(Exec&, Tensor y, float value) override;
+  void scale(Exec&, Tensor y, Tensor x, float factor) override;
+
+  void concat(Exec&, Tensor y, Tensor a, Tensor b) override;
+  void split(Exec&, Tensor a, Tensor b, Tensor y) override;
+  void upsample_nearest(Exec&, Tensor y, Tensor x) override;
+  void upsample_nearest_backward(Exec&, Tensor dx, Tensor dy) override;
+  void nchw_to_nhwc(Exec&, Tensor y, Tensor x) override;
+  void nhwc_to_nchw(Exec&, Tensor y, Tensor x) override;
+
+  void attention(Exec&, Tensor o, Tensor lse, Tensor q, Tensor k, Tensor v, Tensor q_offsets,
+                 Tensor k_offsets, ops::AttentionParams) override;
+  void attention_backward(Exec&, Tensor dq, Tensor dk, Tensor dv, Tensor dout, Tensor q, Tensor k,
+                          Tensor v, Tensor o, Tensor lse, Tensor q_offsets, Tensor k_offsets,
+                          ops::AttentionParams) override;
+  void rope(Exec&, Tensor x, Tensor offsets, Tensor inv_freq) override;
+
+  void embedding(Exec&, Tensor y, Tensor table, Tensor ids) override;
+  void timestep_embedding(Exec&, Tensor y, Tensor t, bool flip_sin_to_cos,
+                          float freq_shift) override;
+  void accumulate_layer(Exec&, Tensor sum, Tensor x, bool normalised) override;
+
+  void normals(Exec&, Tensor out, PhiloxKey key, const PhiloxCounter* at) override;
+  void add_noise(Exec&, Tensor y, Tensor x, Tensor noise, Tensor a, Tensor s) override;
+  void mse_loss(Exec&, Tensor loss, Tensor dprediction, Tensor prediction, Tensor target,
+                Tensor weight, float grad_scale) override;
+
+  void adamw(Exec&, Tensor param, Tensor master, Tensor m, Tensor v, Tensor grad, Tensor ema,
+             float ema_decay, ops::AdamWParams) override;
+  ops::GradientStats gradient_stats(Exec&, Tensor grad) override;
+  void accumulate(Exec&, Tensor a, Tensor b) override;
+
+ private:
+  Vendor vendor_;
+};
+
+}  // namespace strata::host

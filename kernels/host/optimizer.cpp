@@ -1,0 +1,83 @@
+// AdamW and what it needs of the gradient.
+
+#include <cmath>
+
+#include "kernels/host/backend.hpp"
+#include "kernels/host/dispatch.hpp"
+#include "kernels/portable/math.hpp"
+
+namespace strata::host {
+
+void HostBackend::adamw(Exec& exec, Tensor param, Tensor master, Tensor m, Tensor v, Tensor grad,
+                        Tensor ema, float ema_decay, ops::AdamWParams p) {
+  const auto steps = static_cast<double>(p.step);
+  const portable::AdamWStep update{
+      .take1 = static_cast<float>(1 - p.beta1),
+      .keep2 = static_cast<float>(p.beta2),
+      .take2 = static_cast<float>(1 - p.beta2),
+      .decay = static_cast<float>(1 - p.lr * p.weight_decay),
+      .size = static_cast<float>(p.lr / (1 - std::pow(p.beta1, steps))),
+      .inverse_root = static_cast<float>(1 / std::sqrt(1 - std::pow(p.beta2, steps))),
+      .eps = static_cast<float>(p.eps),
+      .grad_scale = p.grad_scale};
+  float *weight = master.as<float>(), *mean = m.as<float>(), *square = v.as<float>();
+  const float* gradient = grad.as<float>();
+  float* average = ema ? ema.as<float>() : nullptr;
+  with_type(param.dtype, [&](auto type) {
+    using T = decltype(type);
+    T* rounded = param.as<T>();
+    for_elements(exec, master.numel(), [=](std::int64_t begin, std::int64_t end) {
+#pragma omp simd
+      for (std::int64_t i = begin; i < end; ++i) {
+        portable::adamw(weight[i], mean[i], square[i], gradient[i], update);
+        rounded[i] = from_float<T>(weight[i]);
+      }
+      if (!average) return;
+#pragma omp simd
+      for (std::int64_t i = begin; i < end; ++i)
+        average[i] = ema_decay * average[i] + (1.0f - ema_decay) * weight[i];
+    });
+  });
+}
+
+ops::GradientStats HostBackend::gradient_stats(Exec& exec, Tensor grad) {
+  constexpr std::int64_t piece = 16384;
+  const std::int64_t count = grad.numel(), pieces = (count + piece - 1) / piece;
+  const ArenaScope scope(exec.arena);
+  const Tensor storage = exec.empty(
+      DType::u8, {pieces * static_cast<std::int64_t>(sizeof(ops::GradientStats))});
+  auto* partial = reinterpret_cast<ops::GradientStats*>(storage.data);
+  const float* g = grad.as<float>();
+  for_rows(exec, pieces, piece, [=](std::int64_t i) {
+    double sum = 0;
+    std::int64_t bad = 0;
+    const std::int64_t end = std::min(count, (i + 1) * piece);
+#pragma omp simd reduction(+ : sum, bad)
+    for (std::int64_t j = i * piece; j < end; ++j) {
+      const bool finite = (std::bit_cast<std::uint32_t>(g[j]) & 0x7f800000u) != 0x7f800000u;
+      const double value = finite ? g[j] : 0.0f;
+      sum += value * value;
+      bad += !finite;
+    }
+    partial[i] = {sum, bad};
+  });
+  ops::GradientStats total;
+  for (std::int64_t i = 0; i < pieces; ++i) {
+    total.sum_of_squares += partial[i].sum_of_squares;
+    total.non_finite += partial[i].non_finite;
+  }
+  return total;
+}
+
+void HostBackend::accumulate(Exec& exec, Tensor a, Tensor b) {
+  float* to = a.as<float>();
+  with_type(b.dtype, [&](auto type) {
+    const auto* from = b.as<decltype(type)>();
+    for_elements(exec, a.numel(), [=](std::int64_t begin, std::int64_t end) {
+#pragma omp simd
+      for (std::int64_t i = begin; i < end; ++i) to[i] += to_float(from[i]);
+    });
+  });
+}
+
+}  // namespace strata::host

@@ -1,0 +1,65 @@
+#include "kernels/host/vendor.hpp"
+
+#include <omp.h>
+
+namespace strata::host {
+
+std::size_t CallKeyHash::operator()(const CallKey& key) const {
+  std::uint64_t hash = 0xcbf29ce484222325u ^ static_cast<std::uint64_t>(key.kind);
+  const auto mix = [&](std::int64_t value) {
+    hash = (hash ^ static_cast<std::uint64_t>(value)) * 0x9e3779b97f4a7c15u;
+    hash ^= hash >> 29;
+  };
+  mix(key.dtype);
+  for (const auto extent : key.extents) mix(extent);
+  return hash;
+}
+
+Vendor::Vendor(int threads)
+    : threads_(threads), engine_(dnnl::engine::kind::cpu, 0), stream_(engine_) {}
+
+void* Vendor::weights(const std::byte* w, const dnnl::memory::desc& plain,
+                      const dnnl::memory::desc& wanted) {
+  if (plain == wanted) return const_cast<std::byte*>(w);
+  auto& known = weights_[w];
+  Reordered* entry = nullptr;
+  for (auto& candidate : known)
+    if (candidate.wanted == wanted && candidate.plain == plain) entry = &candidate;
+  if (!entry) {
+    const auto size = static_cast<std::int64_t>(wanted.get_size());
+    known.push_back({plain, wanted,
+                     dnnl::reorder(dnnl::reorder::primitive_desc(engine_, plain, engine_, wanted)),
+                     Buffer(DType::u8, {size})});
+    entry = &known.back();
+  }
+  if (entry->version != version_) {
+    run(entry->reorder, plain, w, wanted, entry->data.tensor().data);
+    entry->version = version_;
+  }
+  return entry->data.tensor().data;
+}
+
+void Vendor::run(Exec& exec, const Call& call, std::unordered_map<int, dnnl::memory> arguments) {
+  ArenaScope scope(exec.arena);
+  if (const auto bytes = static_cast<std::int64_t>(call.scratchpad.get_size()))
+    arguments.emplace(DNNL_ARG_SCRATCHPAD,
+                      memory(call.scratchpad, exec.empty(DType::u8, {bytes}).data));
+  call.primitive.execute(stream_, arguments);
+  stream_.wait();
+}
+
+void Vendor::run(const dnnl::reorder& reorder, const dnnl::memory::desc& from_desc,
+                 const void* from, const dnnl::memory::desc& to_desc, void* to) {
+  auto source = memory(from_desc, from);
+  auto target = memory(to_desc, to);
+  reorder.execute(stream_, source, target);
+  stream_.wait();
+}
+
+ThreadScope::ThreadScope(int threads) : before_(omp_get_max_threads()) {
+  if (before_ != threads) omp_set_num_threads(threads);
+}
+
+ThreadScope::~ThreadScope() { omp_set_num_threads(before_); }
+
+}  // namespace strata::host

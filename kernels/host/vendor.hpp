@@ -1,0 +1,103 @@
+#pragma once
+// What the host backend keeps of oneDNN between calls: compiled primitives by shape, and weights in
+// the layouts that those primitives chose.
+
+#include <array>
+#include <cstring>
+#include <dnnl.hpp>
+#include <unordered_map>
+#include <vector>
+
+#include "core/exec.hpp"
+
+namespace strata::host {
+
+enum class Kind : std::int64_t {
+  linear,
+  linear_input_gradient,
+  linear_weight_gradient,
+  conv,
+  conv_input_gradient,
+  conv_weight_gradient,
+};
+
+/// The shape of one call: everything that the primitive depends on.
+struct CallKey {
+  Kind kind;
+  std::int64_t dtype;
+  std::array<std::int64_t, 14> extents{};
+  bool operator==(const CallKey&) const = default;
+};
+
+struct CallKeyHash {
+  std::size_t operator()(const CallKey& key) const;
+};
+
+/// A compiled primitive and the layouts that it wants.
+struct Call {
+  dnnl::primitive primitive;
+  dnnl::memory::desc x, w, y, bias, scratchpad;
+  dnnl::reorder fold;  // weight gradients: vendor layout -> += plain layout, when they differ
+};
+
+class Vendor {
+ public:
+  explicit Vendor(int threads);
+
+  /// The call of this key; made by make() the first time.
+  template <class Make>
+  const Call& call(const CallKey& key, Make make) {
+    const auto found = calls_.find(key);
+    if (found != calls_.end()) return found->second;
+    return calls_.emplace(key, make()).first->second;
+  }
+
+  /// Weights `w`, plain in memory, in the layout `wanted`: reordered once until they change.
+  void* weights(const std::byte* w, const dnnl::memory::desc& plain,
+                const dnnl::memory::desc& wanted);
+  void weights_changed() { ++version_; }
+
+  dnnl::memory memory(const dnnl::memory::desc& desc, const void* data) const {
+    return {desc, engine_, const_cast<void*>(data)};
+  }
+  /// Runs it with a scratchpad from the arena.
+  void run(Exec& exec, const Call& call, std::unordered_map<int, dnnl::memory> arguments);
+  void run(const dnnl::reorder& reorder, const dnnl::memory::desc& from_desc, const void* from,
+           const dnnl::memory::desc& to_desc, void* to);
+
+  const dnnl::engine& engine() const { return engine_; }
+  int threads() const { return threads_; }
+
+ private:
+  struct Reordered {
+    dnnl::memory::desc plain, wanted;
+    dnnl::reorder reorder;
+    Buffer data;
+    std::uint64_t version = 0;
+  };
+
+  int threads_;
+  dnnl::engine engine_;
+  dnnl::stream stream_;
+  std::uint64_t version_ = 1;
+  std::unordered_map<CallKey, Call, CallKeyHash> calls_;
+  std::unordered_map<const std::byte*, std::vector<Reordered>> weights_;
+};
+
+/// oneDNN asks OpenMP how many threads there are; within this scope the answer is the Exec's.
+class ThreadScope {
+ public:
+  explicit ThreadScope(int threads);
+  ~ThreadScope();
+  ThreadScope(const ThreadScope&) = delete;
+  ThreadScope& operator=(const ThreadScope&) = delete;
+
+ private:
+  int before_;
+};
+
+inline dnnl::memory::data_type vendor_type(DType dtype) {
+  return dtype == DType::bf16 ? dnnl::memory::data_type::bf16 : dnnl::memory::data_type::f32;
+}
+
+}  // namespace strata::host

@@ -1,0 +1,425 @@
+// The public edge: each op checks its tensors once, then calls the backend of its Exec.
+
+#include "kernels/ops.hpp"
+
+#include "kernels/backend.hpp"
+
+namespace strata::ops {
+
+namespace {
+
+/// Collects what an op demands of its arguments; a broken demand is Error(70) naming op and tensor.
+class Check {
+ public:
+  Check(Exec& exec, const char* op) : device_(exec.device()), op_(op) {}
+
+  /// Present, on the device, of this dtype and shape.
+  const Check& is(const char* name, const Tensor& t, DType dtype, const Shape& shape) const {
+    present(name, t);
+    if (t.dtype != dtype || !(t.shape == shape))
+      wrong(name, t, fmt::format("{} {}", to_string(shape), name_of(dtype)));
+    return *this;
+  }
+  const Check& optional(const char* name, const Tensor& t, DType dtype, const Shape& shape) const {
+    return t ? is(name, t, dtype, shape) : *this;
+  }
+  /// Of this dtype, with `rows` rows of `width` whatever the leading axes.
+  const Check& matrix(const char* name, const Tensor& t, DType dtype, std::int64_t rows,
+                      std::int64_t width) const {
+    present(name, t);
+    if (t.dtype != dtype || t.shape.rank() < 1 || t.shape[-1] != width || t.numel() != rows * width)
+      wrong(name, t, fmt::format("({} x {}) {}", rows, width, name_of(dtype)));
+    return *this;
+  }
+  /// An activation: f32 or bf16, of at least this rank.
+  const Check& activation(const char* name, const Tensor& t, int rank = 1) const {
+    floating(name, t);
+    if (t.shape.rank() < rank) wrong(name, t, fmt::format("rank >= {}", rank));
+    return *this;
+  }
+  const Check& rank(const char* name, const Tensor& t, int rank) const {
+    present(name, t);
+    if (t.shape.rank() != rank) wrong(name, t, fmt::format("rank {}", rank));
+    return *this;
+  }
+  const Check& floating(const char* name, const Tensor& t) const {
+    present(name, t);
+    if (t.dtype != DType::f32 && t.dtype != DType::bf16) wrong(name, t, "f32 or bf16");
+    return *this;
+  }
+  const Check& elements(const char* name, const Tensor& t, std::int64_t count) const {
+    present(name, t);
+    if (t.numel() != count) wrong(name, t, fmt::format("{} elements", count));
+    return *this;
+  }
+  template <class... Args>
+  const Check& that(bool condition, fmt::format_string<Args...> text, Args&&... args) const {
+    if (!condition)
+      fail(Exit::internal, "{}: {}", op_, fmt::format(text, std::forward<Args>(args)...));
+    return *this;
+  }
+
+ private:
+  void present(const char* name, const Tensor& t) const {
+    if (!t) fail(Exit::internal, "{}: {} is absent", op_, name);
+    if (!(t.device == device_)) fail(Exit::internal, "{}: {} is on another device", op_, name);
+  }
+  [[noreturn]] void wrong(const char* name, const Tensor& t, const std::string& expected) const {
+    fail(Exit::internal, "{}: {} is {} {}, expected {}", op_, name, to_string(t.shape),
+         name_of(t.dtype), expected);
+  }
+
+  Device device_;
+  const char* op_;
+};
+
+std::int64_t rows_of(const Tensor& t) { return t.shape[-1] == 0 ? 0 : t.numel() / t.shape[-1]; }
+
+/// (B+1) non-decreasing host offsets ending at `total`.
+void check_offsets(const char* op, const char* name, const Tensor& offsets, std::int64_t total) {
+  const auto bad = [&](const char* what) { fail(Exit::internal, "{}: {} {}", op, name, what); };
+  if (!offsets || !(offsets.device == host_device)) bad("must be on the host");
+  if (offsets.dtype != DType::i64 || offsets.shape.rank() != 1 || offsets.shape[0] < 1)
+    bad("must be (B+1) i64");
+  const auto* at = offsets.as<std::int64_t>();
+  const std::int64_t count = offsets.shape[0] - 1;
+  if (at[0] != 0 || at[count] != total) bad("must begin at 0 and end at the number of rows");
+  for (std::int64_t i = 0; i < count; ++i)
+    if (at[i] > at[i + 1]) bad("must not decrease");
+}
+
+}  // namespace
+
+// --- linear, convolution --------------------------------------------------------------------------
+void linear(Exec& exec, Tensor y, Tensor x, Tensor w, Tensor b) {
+  const Check check(exec, "linear");
+  check.activation("x", x).rank("w", w, 2);
+  const std::int64_t n = w.shape[0], k = w.shape[1], m = rows_of(x);
+  check.matrix("x", x, x.dtype, m, k).is("w", w, x.dtype, {n, k}).matrix("y", y, x.dtype, m, n);
+  check.optional("b", b, x.dtype, {n});
+  exec.backend().linear(exec, y, x, w, b);
+}
+
+void linear_backward(Exec& exec, Tensor dx, Tensor dw, Tensor db, Tensor dy, Tensor x, Tensor w) {
+  const Check check(exec, "linear_backward");
+  check.activation("x", x).rank("w", w, 2);
+  const std::int64_t n = w.shape[0], k = w.shape[1], m = rows_of(x);
+  check.matrix("x", x, x.dtype, m, k).is("w", w, x.dtype, {n, k}).matrix("dy", dy, x.dtype, m, n);
+  if (dx) check.matrix("dx", dx, x.dtype, m, k);
+  check.optional("dw", dw, DType::f32, {n, k}).optional("db", db, DType::f32, {n});
+  exec.backend().linear_backward(exec, dx, dw, db, dy, x, w);
+}
+
+namespace {
+void check_conv(const Check& check, const char* y_name, const Tensor& y, const Tensor& x,
+                const Tensor& w, const Conv2dParams& p) {
+  check.activation("x", x).rank("x", x, 4).rank("w", w, 4);
+  check.that(p.stride >= 1 && p.pad_top >= 0 && p.pad_left >= 0 && p.pad_bottom >= 0 &&
+                 p.pad_right >= 0,
+             "bad stride or padding");
+  const std::int64_t height = (x.shape[1] + p.pad_top + p.pad_bottom - w.shape[1]) / p.stride + 1;
+  const std::int64_t width = (x.shape[2] + p.pad_left + p.pad_right - w.shape[2]) / p.stride + 1;
+  check.is("w", w, x.dtype, {w.shape[0], w.shape[1], w.shape[2], x.shape[3]});
+  check.is(y_name, y, x.dtype, {x.shape[0], height, width, w.shape[0]});
+}
+}  // namespace
+
+void conv2d(Exec& exec, Tensor y, Tensor x, Tensor w, Tensor b, Conv2dParams p) {
+  const Check check(exec, "conv2d");
+  check_conv(check, "y", y, x, w, p);
+  check.optional("b", b, x.dtype, {w.shape[0]});
+  exec.backend().conv2d(exec, y, x, w, b, p);
+}
+
+void conv2d_backward(Exec& exec, Tensor dx, Tensor dw, Tensor db, Tensor dy, Tensor x, Tensor w,
+                     Conv2dParams p) {
+  const Check check(exec, "conv2d_backward");
+  check_conv(check, "dy", dy, x, w, p);
+  check.optional("dx", dx, x.dtype, x.shape).optional("dw", dw, DType::f32, w.shape);
+  check.optional("db", db, DType::f32, {w.shape[0]});
+  exec.backend().conv2d_backward(exec, dx, dw, db, dy, x, w, p);
+}
+
+// --- normalisation --------------------------------------------------------------------------------
+void group_norm(Exec& exec, Tensor y, Tensor stats, Tensor x, Tensor w, Tensor b, int groups,
+                float eps, Activation activation) {
+  const Check check(exec, "group_norm");
+  check.activation("x", x, 2).is("y", y, x.dtype, x.shape);
+  const std::int64_t channels = x.shape[-1];
+  check.that(groups > 0 && channels % groups == 0, "{} channels, {} groups", channels, groups);
+  check.is("w", w, x.dtype, {channels}).is("b", b, x.dtype, {channels});
+  check.optional("stats", stats, DType::f32, {x.shape[0], groups, 2});
+  exec.backend().group_norm(exec, y, stats, x, w, b, groups, eps, activation);
+}
+
+void group_norm_backward(Exec& exec, Tensor dx, Tensor dw, Tensor db, Tensor dy, Tensor stats,
+                         Tensor x, Tensor w, Tensor b, int groups, Activation activation) {
+  const Check check(exec, "group_norm_backward");
+  check.activation("x", x, 2).is("dy", dy, x.dtype, x.shape).is("dx", dx, x.dtype, x.shape);
+  const std::int64_t channels = x.shape[-1];
+  check.that(groups > 0 && channels % groups == 0, "{} channels, {} groups", channels, groups);
+  check.is("w", w, x.dtype, {channels}).is("b", b, x.dtype, {channels});
+  check.optional("dw", dw, DType::f32, {channels}).optional("db", db, DType::f32, {channels});
+  check.is("stats", stats, DType::f32, {x.shape[0], groups, 2});
+  exec.backend().group_norm_backward(exec, dx, dw, db, dy, stats, x, w, b, groups, activation);
+}
+
+void layer_norm(Exec& exec, Tensor y, Tensor stats, Tensor x, Tensor w, Tensor b, float eps) {
+  const Check check(exec, "layer_norm");
+  check.activation("x", x);
+  const std::int64_t m = rows_of(x), channels = x.shape[-1];
+  check.matrix("y", y, x.dtype, m, channels).optional("w", w, x.dtype, {channels});
+  check.optional("b", b, x.dtype, {channels}).optional("stats", stats, DType::f32, {m, 2});
+  check.that(static_cast<bool>(w) == static_cast<bool>(b), "w and b come together");
+  exec.backend().layer_norm(exec, y, stats, x, w, b, eps);
+}
+
+void layer_norm_backward(Exec& exec, Tensor dx, Tensor dw, Tensor db, Tensor dy, Tensor stats,
+                         Tensor x, Tensor w) {
+  const Check check(exec, "layer_norm_backward");
+  check.activation("x", x);
+  const std::int64_t m = rows_of(x), channels = x.shape[-1];
+  check.matrix("dx", dx, x.dtype, m, channels).matrix("dy", dy, x.dtype, m, channels);
+  check.optional("w", w, x.dtype, {channels}).is("stats", stats, DType::f32, {m, 2});
+  check.optional("dw", dw, DType::f32, {channels}).optional("db", db, DType::f32, {channels});
+  exec.backend().layer_norm_backward(exec, dx, dw, db, dy, stats, x, w);
+}
+
+void rms_norm(Exec& exec, Tensor y, Tensor x, Tensor w, float eps) {
+  const Check check(exec, "rms_norm");
+  check.activation("x", x);
+  check.matrix("y", y, x.dtype, rows_of(x), x.shape[-1]).is("w", w, x.dtype, {x.shape[-1]});
+  exec.backend().rms_norm(exec, y, x, w, eps);
+}
+
+// --- pointwise ------------------------------------------------------------------------------------
+void silu(Exec& exec, Tensor y, Tensor x) {
+  Check(exec, "silu").activation("x", x, 0).is("y", y, x.dtype, x.shape);
+  exec.backend().silu(exec, y, x);
+}
+
+void silu_backward(Exec& exec, Tensor dx, Tensor dy, Tensor x) {
+  const Check check(exec, "silu_backward");
+  check.activation("x", x, 0).is("dy", dy, x.dtype, x.shape).is("dx", dx, x.dtype, x.shape);
+  exec.backend().silu_backward(exec, dx, dy, x);
+}
+
+void geglu(Exec& exec, Tensor y, Tensor h) {
+  const Check check(exec, "geglu");
+  check.activation("y", y).matrix("h", h, y.dtype, rows_of(y), 2 * y.shape[-1]);
+  exec.backend().geglu(exec, y, h);
+}
+
+void geglu_backward(Exec& exec, Tensor dh, Tensor dy, Tensor h) {
+  const Check check(exec, "geglu_backward");
+  check.activation("dy", dy).matrix("h", h, dy.dtype, rows_of(dy), 2 * dy.shape[-1]);
+  check.matrix("dh", dh, dy.dtype, rows_of(dy), 2 * dy.shape[-1]);
+  exec.backend().geglu_backward(exec, dh, dy, h);
+}
+
+void swiglu(Exec& exec, Tensor y, Tensor gate, Tensor up) {
+  const Check check(exec, "swiglu");
+  check.activation("y", y, 0).is("gate", gate, y.dtype, y.shape).is("up", up, y.dtype, y.shape);
+  exec.backend().swiglu(exec, y, gate, up);
+}
+
+void add(Exec& exec, Tensor y, Tensor a, Tensor b) {
+  const Check check(exec, "add");
+  check.activation("y", y, 0).elements("a", a, y.numel()).elements("b", b, y.numel());
+  check.that(a.dtype == y.dtype && b.dtype == y.dtype, "dtypes differ");
+  exec.backend().add(exec, y, a, b);
+}
+
+void add_per_sample(Exec& exec, Tensor y, Tensor x, Tensor bias) {
+  const Check check(exec, "add_per_sample");
+  check.activation("x", x, 2).is("y", y, x.dtype, x.shape);
+  check.is("bias", bias, x.dtype, {x.shape[0], x.shape[-1]});
+  exec.backend().add_per_sample(exec, y, x, bias);
+}
+
+void add_per_sample_backward(Exec& exec, Tensor dbias, Tensor dy) {
+  const Check check(exec, "add_per_sample_backward");
+  check.activation("dy", dy, 2).is("dbias", dbias, dy.dtype, {dy.shape[0], dy.shape[-1]});
+  exec.backend().add_per_sample_backward(exec, dbias, dy);
+}
+
+void cast(Exec& exec, Tensor y, Tensor x) {
+  const Check check(exec, "cast");
+  check.floating("y", y).elements("x", x, y.numel());
+  check.that(x.dtype == DType::f32 || x.dtype == DType::bf16 || x.dtype == DType::f16,
+             "x is {}, not a floating type", name_of(x.dtype));
+  exec.backend().cast(exec, y, x);
+}
+
+void fill(Exec& exec, Tensor y, float value) {
+  Check(exec, "fill").floating("y", y);
+  exec.backend().fill(exec, y, value);
+}
+
+void scale(Exec& exec, Tensor y, Tensor x, float factor) {
+  const Check check(exec, "scale");
+  check.floating("y", y).is("x", x, DType::f32, x.shape).elements("x", x, y.numel());
+  exec.backend().scale(exec, y, x, factor);
+}
+
+// --- shape ----------------------------------------------------------------------------------------
+void concat(Exec& exec, Tensor y, Tensor a, Tensor b) {
+  const Check check(exec, "concat");
+  check.activation("y", y).activation("a", a).activation("b", b);
+  check.matrix("a", a, y.dtype, rows_of(y), a.shape[-1]);
+  check.matrix("b", b, y.dtype, rows_of(y), y.shape[-1] - a.shape[-1]);
+  exec.backend().concat(exec, y, a, b);
+}
+
+void split(Exec& exec, Tensor a, Tensor b, Tensor y) {
+  const Check check(exec, "split");
+  check.activation("y", y).activation("a", a).activation("b", b);
+  check.matrix("a", a, y.dtype, rows_of(y), a.shape[-1]);
+  check.matrix("b", b, y.dtype, rows_of(y), y.shape[-1] - a.shape[-1]);
+  exec.backend().split(exec, a, b, y);
+}
+
+void upsample_nearest(Exec& exec, Tensor y, Tensor x) {
+  const Check check(exec, "upsample_nearest");
+  check.activation("x", x).rank("x", x, 4).rank("y", y, 4);
+  check.is("y", y, x.dtype, {x.shape[0], y.shape[1], y.shape[2], x.shape[3]});
+  exec.backend().upsample_nearest(exec, y, x);
+}
+
+void upsample_nearest_backward(Exec& exec, Tensor dx, Tensor dy) {
+  const Check check(exec, "upsample_nearest_backward");
+  check.activation("dx", dx).rank("dx", dx, 4).rank("dy", dy, 4);
+  check.is("dy", dy, dx.dtype, {dx.shape[0], dy.shape[1], dy.shape[2], dx.shape[3]});
+  exec.backend().upsample_nearest_backward(exec, dx, dy);
+}
+
+void nchw_to_nhwc(Exec& exec, Tensor y, Tensor x) {
+  const Check check(exec, "nchw_to_nhwc");
+  check.floating("x", x).floating("y", y).rank("x", x, 4);
+  check.is("y", y, y.dtype, {x.shape[0], x.shape[2], x.shape[3], x.shape[1]});
+  exec.backend().nchw_to_nhwc(exec, y, x);
+}
+
+void nhwc_to_nchw(Exec& exec, Tensor y, Tensor x) {
+  const Check check(exec, "nhwc_to_nchw");
+  check.floating("x", x).floating("y", y).rank("x", x, 4);
+  check.is("y", y, y.dtype, {x.shape[0], x.shape[3], x.shape[1], x.shape[2]});
+  exec.backend().nhwc_to_nchw(exec, y, x);
+}
+
+// --- attention ------------------------------------------------------------------------------------
+namespace {
+void check_attention(const Check& check, const char* op, const Tensor& q, const Tensor& k,
+                     const Tensor& v, const Tensor& o, const Tensor& q_offsets,
+                     const Tensor& k_offsets) {
+  check.activation("q", q).rank("q", q, 3).rank("k", k, 3);
+  check.is("k", k, q.dtype, {k.shape[0], k.shape[1], q.shape[2]});
+  check.is("v", v, q.dtype, k.shape).is("o", o, q.dtype, q.shape);
+  check.that(k.shape[1] > 0 && q.shape[1] % k.shape[1] == 0, "{} heads for {} key heads",
+             q.shape[1], k.shape[1]);
+  check_offsets(op, "q_offsets", q_offsets, q.shape[0]);
+  check_offsets(op, "k_offsets", k_offsets, k.shape[0]);
+  check.that(q_offsets.shape == k_offsets.shape, "offsets of different batches");
+}
+}  // namespace
+
+void attention(Exec& exec, Tensor o, Tensor lse, Tensor q, Tensor k, Tensor v, Tensor q_offsets,
+               Tensor k_offsets, AttentionParams p) {
+  const Check check(exec, "attention");
+  check_attention(check, "attention", q, k, v, o, q_offsets, k_offsets);
+  check.optional("lse", lse, DType::f32, {q.shape[0], q.shape[1]});
+  exec.backend().attention(exec, o, lse, q, k, v, q_offsets, k_offsets, p);
+}
+
+void attention_backward(Exec& exec, Tensor dq, Tensor dk, Tensor dv, Tensor dout, Tensor q,
+                        Tensor k, Tensor v, Tensor o, Tensor lse, Tensor q_offsets,
+                        Tensor k_offsets, AttentionParams p) {
+  const Check check(exec, "attention_backward");
+  check_attention(check, "attention_backward", q, k, v, o, q_offsets, k_offsets);
+  check.is("dout", dout, q.dtype, q.shape).is("dq", dq, q.dtype, q.shape);
+  check.is("dk", dk, q.dtype, k.shape).is("dv", dv, q.dtype, k.shape);
+  check.is("lse", lse, DType::f32, {q.shape[0], q.shape[1]});
+  exec.backend().attention_backward(exec, dq, dk, dv, dout, q, k, v, o, lse, q_offsets, k_offsets,
+                                    p);
+}
+
+void rope(Exec& exec, Tensor x, Tensor offsets, Tensor inv_freq) {
+  const Check check(exec, "rope");
+  check.activation("x", x).rank("x", x, 3);
+  check.that(x.shape[2] % 2 == 0, "odd head width {}", x.shape[2]);
+  check.is("inv_freq", inv_freq, DType::f32, {x.shape[2] / 2});
+  check_offsets("rope", "offsets", offsets, x.shape[0]);
+  exec.backend().rope(exec, x, offsets, inv_freq);
+}
+
+// --- embeddings, text strategies --------------------------------------------------------------------
+void embedding(Exec& exec, Tensor y, Tensor table, Tensor ids) {
+  const Check check(exec, "embedding");
+  check.activation("table", table).rank("table", table, 2).is("ids", ids, DType::i64, {ids.numel()});
+  check.is("y", y, table.dtype, {ids.numel(), table.shape[1]});
+  exec.backend().embedding(exec, y, table, ids);
+}
+
+void timestep_embedding(Exec& exec, Tensor y, Tensor t, bool flip_sin_to_cos, float freq_shift) {
+  const Check check(exec, "timestep_embedding");
+  check.floating("y", y).rank("y", y, 2).is("t", t, DType::f32, {y.shape[0]});
+  check.that(y.shape[1] % 2 == 0, "odd width {}", y.shape[1]);
+  exec.backend().timestep_embedding(exec, y, t, flip_sin_to_cos, freq_shift);
+}
+
+void accumulate_layer(Exec& exec, Tensor sum, Tensor x, bool normalised) {
+  const Check check(exec, "accumulate_layer");
+  check.activation("x", x).matrix("sum", sum, DType::f32, rows_of(x), x.shape[-1]);
+  exec.backend().accumulate_layer(exec, sum, x, normalised);
+}
+
+// --- diffusion --------------------------------------------------------------------------------------
+void normals(Exec& exec, Tensor out, PhiloxKey key, const PhiloxCounter* at) {
+  const Check check(exec, "normals");
+  check.activation("out", out).is("out", out, DType::f32, out.shape);
+  check.that(at != nullptr || out.numel() == 0, "no counters");
+  exec.backend().normals(exec, out, key, at);
+}
+
+void add_noise(Exec& exec, Tensor y, Tensor x, Tensor noise, Tensor a, Tensor s) {
+  const Check check(exec, "add_noise");
+  check.activation("y", y).is("x", x, DType::f32, y.shape).is("noise", noise, DType::f32, y.shape);
+  check.is("a", a, DType::f32, {y.shape[0]}).is("s", s, DType::f32, {y.shape[0]});
+  exec.backend().add_noise(exec, y, x, noise, a, s);
+}
+
+void mse_loss(Exec& exec, Tensor loss, Tensor dprediction, Tensor prediction, Tensor target,
+              Tensor weight, float grad_scale) {
+  const Check check(exec, "mse_loss");
+  check.activation("prediction", prediction);
+  check.is("target", target, DType::f32, prediction.shape);
+  check.is("loss", loss, DType::f32, {prediction.shape[0]});
+  check.optional("dprediction", dprediction, prediction.dtype, prediction.shape);
+  if (dprediction) check.is("weight", weight, DType::f32, {prediction.shape[0]});
+  exec.backend().mse_loss(exec, loss, dprediction, prediction, target, weight, grad_scale);
+}
+
+// --- optimizer --------------------------------------------------------------------------------------
+void adamw(Exec& exec, Tensor param, Tensor master, Tensor m, Tensor v, Tensor grad, Tensor ema,
+           float ema_decay, AdamWParams p) {
+  const Check check(exec, "adamw");
+  const Shape shape{master.numel()};
+  check.floating("param", param).elements("param", param, master.numel());
+  check.is("master", master, DType::f32, shape).is("m", m, DType::f32, shape);
+  check.is("v", v, DType::f32, shape).is("grad", grad, DType::f32, shape);
+  check.optional("ema", ema, DType::f32, shape).that(p.step >= 1, "step {} < 1", p.step);
+  exec.backend().adamw(exec, param, master, m, v, grad, ema, ema_decay, p);
+}
+
+GradientStats gradient_stats(Exec& exec, Tensor grad) {
+  Check(exec, "gradient_stats").is("grad", grad, DType::f32, grad.shape);
+  return exec.backend().gradient_stats(exec, grad);
+}
+
+void accumulate(Exec& exec, Tensor a, Tensor b) {
+  const Check check(exec, "accumulate");
+  check.is("a", a, DType::f32, a.shape).floating("b", b).elements("b", b, a.numel());
+  exec.backend().accumulate(exec, a, b);
+}
+
+}  // namespace strata::ops

@@ -1,0 +1,40 @@
+// Exec and memory: which backend a device belongs to.
+
+#include <cstring>
+
+#include "kernels/backend.hpp"
+
+namespace strata {
+
+namespace {
+std::unique_ptr<Backend> make_backend(Device device, int threads) {
+  return device.kind == DeviceKind::host ? host::make_backend(threads) : cuda::make_backend(device);
+}
+}  // namespace
+
+Exec::Exec(Device device, int threads)
+    : arena(device),
+      threads_(threads > 0 ? threads : host::default_threads()),
+      backend_(make_backend(device, threads_)) {}
+Exec::~Exec() = default;
+Exec::Exec(Exec&&) noexcept = default;
+
+void Exec::weights_changed() { backend_->weights_changed(); }
+
+namespace memory {
+
+void* allocate(Device device, std::size_t bytes) {
+  return device.kind == DeviceKind::host ? host::allocate(bytes) : cuda::allocate(device, bytes);
+}
+
+void release(Device device, void* data) noexcept {
+  device.kind == DeviceKind::host ? host::release(data) : cuda::release(device, data);
+}
+
+void copy(void* to, Device to_device, const void* from, Device from_device, std::size_t bytes) {
+  if (to_device == host_device && from_device == host_device) std::memmove(to, from, bytes);
+  else cuda::copy(to, to_device, from, from_device, bytes);
+}
+
+}  // namespace memory
+}  // namespace strata

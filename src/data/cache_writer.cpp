@@ -1,0 +1,310 @@
+#include "data/cache_writer.hpp"
+
+#include <fcntl.h>
+#include <sys/file.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <filesystem>
+#include <nlohmann/json.hpp>
+#include <utility>
+
+#include "core/error.hpp"
+#include "core/file.hpp"
+#include "core/json.hpp"
+#include "data/cache_reader.hpp"
+#include "data/file_handle.hpp"
+#include "data/shard_file.hpp"
+
+namespace strata {
+
+namespace {
+
+namespace fs = std::filesystem;
+
+std::string partial_of(const std::string& dir) { return dir + "/.partial"; }
+std::string record_name(std::int64_t shard) { return shard_name(shard) + ".json"; }
+
+void rename_path(const std::string& from, const std::string& to) {
+  if (::rename(from.c_str(), to.c_str()) != 0) fail_errno(to, "rename", true);
+}
+
+std::string record_text(const ShardRecord& record) {
+  return nlohmann::ordered_json{{"file", record.file},
+                                {"count", record.count},
+                                {"tokens", record.tokens},
+                                {"bytes", record.bytes},
+                                {"sha256", record.sha256},
+                                {"meta_sha256", record.meta_sha256}}
+             .dump() +
+         "\n";
+}
+
+/// A record that is missing, torn or of another shard gives nothing: the shard is then built again.
+std::optional<ShardRecord> read_record(const std::string& dir, std::int64_t shard) {
+  const std::string path = partial_of(dir) + "/" + record_name(shard);
+  if (!file_exists(path)) return {};
+  try {
+    const nlohmann::json json = read_json_file(path, 1 << 16);
+    ShardRecord record{json.at("file").get<std::string>(),   json.at("count").get<std::int64_t>(),
+                       json.at("tokens").get<std::int64_t>(), json.at("bytes").get<std::int64_t>(),
+                       json.at("sha256").get<std::string>(), json.at("meta_sha256").get<std::string>()};
+    if (record.file != shard_name(shard)) return {};
+    return record;
+  } catch (const nlohmann::json::exception&) {
+    return {};
+  } catch (const Error&) {
+    return {};
+  }
+}
+
+/// A finished shard lies in `.partial/` until the cache is published; a kill meanwhile leaves it either
+/// here or there.
+std::string place_of(const std::string& dir, const ShardRecord& record) {
+  for (const std::string& path : {partial_of(dir) + "/" + record.file, dir + "/" + record.file}) {
+    std::error_code error;
+    const auto bytes = fs::file_size(path, error);
+    if (!error && bytes == static_cast<std::uintmax_t>(record.bytes)) return path;
+  }
+  return {};
+}
+
+/// What is known of a cache before it is built.
+std::string head_of(CacheManifest manifest) {
+  manifest.tokens = 0;
+  manifest.shards.clear();
+  return manifest.to_json();
+}
+
+std::string plan_text(const CachePlan& plan) {
+  return fmt::format("{}rows_per_shard {}\npooled_dim {}\ndetails {}\n", head_of(plan.manifest),
+                     plan.rows_per_shard, plan.pooled_dim, plan.details);
+}
+
+void remove_cache(const std::string& dir) {
+  std::error_code error;
+  fs::remove(dir + "/manifest.json", error);
+  if (error) fail(Exit::io, "{}/manifest.json: {}", dir, error.message());
+  for (const auto& entry : fs::directory_iterator(dir)) {
+    const std::string name = entry.path().filename().string();
+    if (name.starts_with("shard-") && name.ends_with(".h5")) fs::remove(entry.path(), error);
+  }
+}
+
+}  // namespace
+
+std::int64_t CachePlan::shards() const {
+  return (manifest.count + rows_per_shard - 1) / rows_per_shard;
+}
+
+std::int64_t CachePlan::rows_in(std::int64_t shard) const {
+  return std::min(rows_per_shard, manifest.count - first_row(shard));
+}
+
+std::int64_t default_rows_per_shard(std::int64_t rows, std::int64_t bytes_per_row) {
+  constexpr std::int64_t largest = std::int64_t{2} << 30, share = 64, step = 64;
+  const std::int64_t shared = (rows + share - 1) / share;
+  const std::int64_t most = std::max<std::int64_t>(largest / std::max<std::int64_t>(bytes_per_row, 1), 1);
+  return std::min(std::max((shared + step - 1) / step * step, 4 * step), most);
+}
+
+// --- one shard ----------------------------------------------------------------------------------
+
+struct ShardWriter::State {
+  std::string dir;
+  std::int64_t shard = 0;
+  ShardLayout layout;
+  std::vector<std::int64_t> samples, tokens;  // tokens: empty for latents
+  ShardOffsets at;
+  FileHandle file;
+  std::int64_t row = 0, token = 0;
+  std::vector<std::uint32_t> crcs;
+  std::vector<float> wide, scale;
+  std::vector<std::byte> values, pooled;
+
+  std::string temporary() const { return file.path(); }
+  std::string label() const { return fmt::format("{}: sample {}", file.path(), samples[row]); }
+};
+
+ShardWriter::ShardWriter(std::unique_ptr<State> state) : state_(std::move(state)) {}
+ShardWriter::ShardWriter(ShardWriter&&) noexcept = default;
+ShardWriter::~ShardWriter() = default;
+
+namespace {
+
+/// The tensor's values as f32, in `wide` unless they are f32 already.
+const float* as_f32(Tensor tensor, std::vector<float>& wide) {
+  if (tensor.dtype == DType::f32) return tensor.as<float>();
+  const bf16* from = tensor.as<bf16>();
+  wide.resize(static_cast<std::size_t>(tensor.numel()));
+  for (std::size_t i = 0; i < wide.size(); ++i) wide[i] = to_float(from[i]);
+  return wide.data();
+}
+
+std::span<const std::byte> bytes_of(const std::vector<std::byte>& bytes) { return bytes; }
+
+}  // namespace
+
+void ShardWriter::append(Tensor values, Tensor pooled) {
+  State& s = *state_;
+  STRATA_CHECK(s.row < s.layout.rows, "shard {} has only {} rows", s.shard, s.layout.rows);
+  const bool is_text = s.layout.kind == CacheKind::text;
+  const std::int64_t tokens = is_text ? s.tokens[s.row] : 1;
+  const auto elements = static_cast<std::int64_t>(s.layout.row_bytes() / size_of(s.layout.dtype));
+  STRATA_CHECK(values.numel() == tokens * elements && values.device == host_device,
+               "{}: values {} instead of {} x {}", s.label(), to_string(values.shape), tokens, elements);
+  STRATA_CHECK((s.layout.pooled_dim == 0) == !pooled &&
+                   (!pooled || pooled.numel() == s.layout.pooled_dim),
+               "{}: pooled {}", s.label(), to_string(pooled.shape));
+  s.values.resize(static_cast<std::size_t>(tokens) * s.layout.row_bytes());
+  s.scale.resize(s.layout.has_scale() ? static_cast<std::size_t>(tokens) : 0);
+  bool finite = tokens == 0 || to_stored(s.values.data(), s.scale.data(), as_f32(values, s.wide),
+                                         s.layout.dtype, tokens, elements);
+  s.pooled.resize(s.layout.pooled_row_bytes());
+  if (pooled)
+    finite = to_stored(s.pooled.data(), nullptr, as_f32(pooled, s.wide), s.layout.pooled_dtype(), 1,
+                       s.layout.pooled_dim) && finite;
+  if (!finite)
+    fail(Exit::data, "{}: a value is not finite in {} (bfloat16 and float32 have the larger range)",
+         s.label(), name_of(s.layout.dtype));
+
+  const auto scale = std::as_bytes(std::span(s.scale));
+  const auto first_value = static_cast<std::uint64_t>(is_text ? s.token : s.row);
+  s.file.write_at(s.at.values + first_value * s.layout.row_bytes(), s.values);
+  if (!scale.empty()) s.file.write_at(s.at.scale + static_cast<std::uint64_t>(s.token) * 4, scale);
+  if (pooled)
+    s.file.write_at(s.at.pooled + static_cast<std::uint64_t>(s.row) * s.layout.pooled_row_bytes(), s.pooled);
+  s.crcs.push_back(row_crc(s.samples[s.row], bytes_of(s.values), scale, bytes_of(s.pooled)));
+  s.token += is_text ? tokens : 0;
+  ++s.row;
+}
+
+void ShardWriter::finish() {
+  State& s = *state_;
+  STRATA_CHECK(s.row == s.layout.rows, "shard {}: {} rows of {}", s.shard, s.row, s.layout.rows);
+  s.file.write_at(s.at.sample, std::as_bytes(std::span(s.samples)));
+  s.file.write_at(s.at.crc32c, std::as_bytes(std::span(s.crcs)));
+  if (s.layout.kind == CacheKind::text) {
+    std::vector<std::int64_t> offsets{0};
+    for (std::int64_t tokens : s.tokens) offsets.push_back(offsets.back() + tokens);
+    s.file.write_at(s.at.offsets, std::as_bytes(std::span(offsets)));
+  }
+  const std::string temporary = s.temporary(), folder = partial_of(s.dir);
+  ShardRecord record{shard_name(s.shard), s.layout.rows, s.layout.tokens,
+                     static_cast<std::int64_t>(s.file.size()), {}, {}};
+  s.file.sync_and_close();
+  ShardLayout found = s.layout;
+  open_shard_file(temporary, found, nullptr);
+  record.sha256 = sha256_file(temporary);
+  record.meta_sha256 = sha256_prefix(temporary, s.at.values);
+  rename_path(temporary, folder + "/" + record.file);
+  sync_path(folder);
+  write_file_atomically(folder + "/" + record_name(s.shard), record_text(record));
+}
+
+// --- the folder ---------------------------------------------------------------------------------
+
+CacheBuilder::CacheBuilder(std::string dir, CachePlan plan)
+    : dir_(std::move(dir)), plan_(std::move(plan)) {
+  while (dir_.size() > 1 && dir_.ends_with('/')) dir_.pop_back();
+  if (plan_.manifest.count < 1) fail(Exit::data, "{}: a cache of no samples", dir_);
+  STRATA_CHECK(plan_.rows_per_shard > 0);
+}
+
+CacheBuilder::~CacheBuilder() {
+  if (lock_ >= 0) ::close(lock_);
+}
+
+CacheBuilder::CacheBuilder(CacheBuilder&& other) noexcept
+    : dir_(std::move(other.dir_)), plan_(std::move(other.plan_)),
+      lock_(std::exchange(other.lock_, -1)) {}
+
+CacheBuilder::Status CacheBuilder::prepare(bool overwrite) {
+  const std::string folder = partial_of(dir_), plan_path = folder + "/plan.txt";
+  make_directories(folder);
+  const std::string lock = folder + "/lock";
+  lock_ = ::open(lock.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0666);
+  if (lock_ < 0) fail_errno(lock, "open", true);
+  if (::flock(lock_, LOCK_EX | LOCK_NB) != 0) {
+    if (errno == EWOULDBLOCK) fail(Exit::owned, "{}: another job is building this cache", dir_);
+    fail_errno(lock, "flock");
+  }
+  if (file_exists(dir_ + "/manifest.json") && !overwrite) {
+    const CacheReader found(dir_);
+    const bool same = head_of(found.manifest()) == head_of(plan_.manifest) &&
+                      found.provenance() == plan_.details &&
+                      found.pooled_dim() == plan_.pooled_dim;
+    std::error_code error;
+    fs::remove_all(folder, error);  // left by a kill right after the manifest, or made above
+    if (!same)
+      fail(Exit::cannot_create, "{}: holds a finished cache of other settings (--overwrite replaces it)", dir_);
+    return Status::finished;
+  }
+  if (overwrite) {
+    remove_cache(dir_);
+    std::error_code error;
+    for (const auto& entry : fs::directory_iterator(folder))
+      if (entry.path().filename() != "lock") fs::remove_all(entry.path(), error);
+  }
+  const std::string plan = plan_text(plan_);
+  if (!file_exists(plan_path)) {
+    write_file_atomically(plan_path, plan);
+  } else if (read_file(plan_path, 1 << 20) != plan) {
+    fail(Exit::mismatch, "{}: an unfinished cache of other settings is there (--overwrite drops it)", folder);
+  }
+  return Status::open;
+}
+
+std::vector<std::int64_t> CacheBuilder::missing_shards() const {
+  std::vector<std::int64_t> missing;
+  for (std::int64_t shard = 0; shard < plan_.shards(); ++shard) {
+    const auto record = read_record(dir_, shard);
+    if (!record || place_of(dir_, *record).empty()) missing.push_back(shard);
+  }
+  return missing;
+}
+
+ShardWriter CacheBuilder::begin_shard(std::int64_t shard, std::span<const std::int64_t> samples,
+                                      std::span<const std::int64_t> tokens) const {
+  const CacheManifest& m = plan_.manifest;
+  const bool is_text = m.kind == CacheKind::text;
+  STRATA_CHECK(static_cast<std::int64_t>(samples.size()) == plan_.rows_in(shard) &&
+                   tokens.size() == (is_text ? samples.size() : 0),
+               "shard {}: {} samples, {} token counts", shard, samples.size(), tokens.size());
+  ShardLayout layout{m.kind, m.dtype, m.shape, plan_.rows_in(shard), 0, plan_.pooled_dim};
+  for (std::int64_t count : tokens) layout.tokens += count;
+  const std::string temporary = partial_of(dir_) + "/" + shard_name(shard) + ".tmp";
+  const ShardOffsets offsets = create_shard_file(temporary, layout, plan_.details);
+  return ShardWriter(std::make_unique<ShardWriter::State>(
+      ShardWriter::State{dir_, shard, layout, {samples.begin(), samples.end()},
+                         {tokens.begin(), tokens.end()}, offsets,
+                         FileHandle::open_for_writing(temporary)}));
+}
+
+void CacheBuilder::publish() {
+  CacheManifest manifest = plan_.manifest;
+  manifest.tokens = 0;
+  manifest.shards.clear();
+  for (std::int64_t shard = 0; shard < plan_.shards(); ++shard) {
+    const auto record = read_record(dir_, shard);
+    if (!record) fail(Exit::io, "{}: shard {} has no valid record", dir_, shard);
+    manifest.tokens += record->tokens;
+    manifest.shards.push_back(*record);
+  }
+  for (const ShardRecord& record : manifest.shards) {
+    const std::string from = place_of(dir_, record), to = dir_ + "/" + record.file;
+    if (from.empty()) fail(Exit::io, "{}: has gone", to);
+    if (from != to) rename_path(from, to);
+  }
+  sync_path(dir_);
+  const std::string folder = partial_of(dir_);
+  write_file_atomically(folder + "/manifest.json", manifest.to_json());
+  rename_path(folder + "/manifest.json", dir_ + "/manifest.json");
+  sync_path(dir_);
+  std::error_code error;
+  fs::remove_all(folder, error);
+  if (error) fail(Exit::io, "{}: {}", folder, error.message());
+}
+
+}  // namespace strata

@@ -1,0 +1,68 @@
+#include "dist/communicator.hpp"
+
+#include <algorithm>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+
+#include "dist/sum.hpp"
+
+namespace strata {
+
+namespace {
+
+class LocalCommunicator : public Communicator {
+ public:
+  int rank() const override { return 0; }
+  int size() const override { return 1; }
+  int local_rank() const override { return 0; }
+  int local_size() const override { return 1; }
+  bool concurrent() const override { return true; }
+  void barrier() override {}
+  void broadcast(std::span<std::byte>, int) override {}
+  void all_reduce_sum(std::span<double>) override {}
+  void all_reduce_max(std::span<std::int64_t>) override {}
+  void reduce_scatter_sum(Tensor shard, Tensor full, std::int64_t part) override {
+    check_reduce_scatter(*this, shard, full, part);
+    const std::byte* parts[] = {full.data};
+    sum_parts(shard, full.dtype, parts);
+  }
+  void all_gather(Tensor full, std::int64_t part) override {
+    STRATA_CHECK(full.numel() <= part, "{} elements in parts of {}", full.numel(), part);
+  }
+  std::vector<std::string> all_gather_strings(const std::string& mine) override { return {mine}; }
+  std::unique_ptr<Communicator> duplicate(ChannelOptions) override {
+    return std::make_unique<LocalCommunicator>();
+  }
+  bool reports_failure() override { return true; }
+  [[noreturn]] void abort(int code) override {
+    std::fflush(nullptr);
+    std::_Exit(code);
+  }
+};
+
+}  // namespace
+
+IndexRange Communicator::part_of(std::int64_t m, std::int64_t part, int rank) {
+  return {std::min(m, part * rank), std::min(m, part * (rank + 1))};
+}
+
+std::unique_ptr<Communicator> local_communicator() {
+  return std::make_unique<LocalCommunicator>();
+}
+
+void agree(Communicator& comm, Exit code, const std::string& problem) {
+  // Two digits of code, then the text: nothing at all from a rank that is well.
+  const auto verdicts = comm.all_gather_strings(
+      problem.empty() ? "" : fmt::format("{:02d}{}", static_cast<int>(code), problem));
+  for (int r = 0; r < comm.size(); ++r) {
+    const std::string& verdict = verdicts[r];
+    if (verdict.empty()) continue;
+    const auto their_code = static_cast<Exit>((verdict[0] - '0') * 10 + (verdict[1] - '0'));
+    const std::string text = verdict.substr(2);
+    if (comm.size() == 1) fail(their_code, "{}", text);
+    fail(their_code, "rank {}: {}", r, text);
+  }
+}
+
+}  // namespace strata

@@ -1,0 +1,456 @@
+#include "dist/zero2.hpp"
+
+#include <algorithm>
+#include <array>
+#include <bit>
+#include <chrono>
+#include <cmath>
+#include <exception>
+#include <optional>
+
+#include "dist/worker.hpp"
+
+namespace strata {
+
+namespace {
+
+constexpr int most_in_flight = 3;
+
+int slots_for(const Sharding& sharding) {
+  return std::min<int>(most_in_flight, static_cast<int>(sharding.buckets().size()));
+}
+
+/// Partial sums that are kept at once while microbatches are added.
+int levels_for(Reduction reduction, int microbatches) {
+  return reduction == Reduction::tree ? std::bit_width(static_cast<unsigned>(microbatches)) : 1;
+}
+
+std::int64_t bucket_elements(const Zero2Options& options) {
+  return std::max<std::int64_t>(
+      1, options.bucket_bytes / static_cast<std::int64_t>(size_of(options.compute)));
+}
+
+Zero2Memory memory_of(const Sharding& sharding, const ParameterTable& table,
+                      const Zero2Options& options, int levels) {
+  const auto f32 = static_cast<std::int64_t>(sizeof(float));
+  std::int64_t largest_part = 0;
+  for (const Bucket& b : sharding.buckets())
+    largest_part = std::max(largest_part, b.mine.flat.size());
+  Zero2Memory memory;
+  memory.parameters = table.numel() * static_cast<std::int64_t>(size_of(options.compute));
+  memory.gradient_shard = levels * sharding.local_numel() * f32;
+  memory.optimizer_state = 3 * sharding.local_numel() * f32;
+  memory.ema = options.ema ? sharding.local_numel() * f32 : 0;
+  memory.bucket_buffers =
+      slots_for(sharding) * sharding.largest_bucket() * f32 + largest_part * f32;
+  if (options.wire != DType::f32)
+    memory.bucket_buffers +=
+        sharding.largest_bucket() * static_cast<std::int64_t>(size_of(options.wire));
+  return memory;
+}
+
+}  // namespace
+
+class Zero2::Impl {
+ public:
+  Impl(Exec& exec, Communicator& comm, const ParameterTable& table, Zero2Options options);
+
+  void set_parameters(Tensor flat);
+  void gather(Tensor flat, Tensor shard);
+  void begin_step(int microbatches);
+  Tensor gradient(ParamId id);
+  void ready(ParamId id);
+  void end_microbatch();
+  StepStats update(const UpdateOptions& update);
+
+  Exec& exec;
+  Communicator& comm;
+  const ParameterTable& table;
+  const Zero2Options options;
+  const Sharding sharding;
+  Buffer parameters, master, m, v, ema;
+  std::vector<Buffer> levels;  // partial sums of the gradient shard
+  int peak_in_flight = 0;
+
+ private:
+  enum class Slot { unused, open, sent };
+  struct BucketState {
+    int slot = -1;
+    int missing = 0;  // parameters that are not ready yet in this microbatch
+  };
+
+  void open(int bucket, ParamId id);
+  void send(int bucket);
+  void reduce(const Bucket& bucket, int microbatch, Tensor gradients);
+  Tensor slot_view(int slot, const Bucket& bucket) const;
+  static Tensor local(const Buffer& shard, const Bucket& bucket);
+  int sum_levels();
+  StepStats measure(Tensor gradient, const UpdateOptions& update);
+  void apply(Tensor gradient, const UpdateOptions& update, double clip);
+  void post_gather(Tensor flat, const Bucket& bucket);
+  void allocate_levels(int count);
+
+  int microbatches_ = 0, microbatch_ = 0;
+  std::vector<BucketState> states_;
+  std::vector<char> is_ready_;
+  std::array<Slot, most_in_flight> slots_{};  // `sent` -> `unused` by the worker, under its mutex
+  std::vector<Buffer> slot_buffers_;
+  Buffer incoming_, wire_;
+  double collective_seconds_ = 0, waited_before_ = 0;
+  int reduced_ = 0,
+      overlapped_ = 0;  // reduced_: by the worker, in this microbatch and earlier ones
+  std::unique_ptr<Communicator> channel_;  // the worker's own; absent when there is no thread
+  std::optional<Exec> channel_exec_;
+  Worker worker_;  // last: its thread uses all of the above
+};
+
+Zero2::Impl::Impl(Exec& exec_, Communicator& comm_, const ParameterTable& table_,
+                  Zero2Options options_)
+    : exec(exec_),
+      comm(comm_),
+      table(table_),
+      options(options_),
+      sharding(table_, bucket_elements(options_), comm_.rank(), comm_.size()),
+      states_(sharding.buckets().size()),
+      is_ready_(table_.size(), 0),
+      worker_(options_.overlap && comm_.concurrent() && comm_.size() > 1) {
+  STRATA_CHECK(options.compute == DType::f32 || options.compute == DType::bf16);
+  STRATA_CHECK(options.wire == DType::f32 || options.wire == DType::bf16);
+  for (int id = 0; id < table.size(); ++id)
+    STRATA_CHECK(table[id].trainable, "{} is frozen and does not belong here", table[id].name);
+  const Device device = exec.device();
+  const std::int64_t n = sharding.local_numel();
+  parameters = Buffer(options.compute, {table.numel()}, device);
+  for (Buffer* state : {&master, &m, &v}) *state = Buffer(DType::f32, {n}, device);
+  if (options.ema) ema = Buffer(DType::f32, {n}, device);
+  for (int i = 0; i < slots_for(sharding); ++i)
+    slot_buffers_.emplace_back(DType::f32, Shape{sharding.largest_bucket()}, device);
+  std::int64_t largest_part = 0;
+  for (const Bucket& b : sharding.buckets())
+    largest_part = std::max(largest_part, b.mine.flat.size());
+  incoming_ = Buffer(DType::f32, {largest_part}, device);
+  if (options.wire != DType::f32) wire_ = Buffer(options.wire, {sharding.largest_bucket()}, device);
+  if (worker_.threaded()) {
+    channel_ = comm.duplicate();
+    channel_exec_.emplace(device, 1);
+  }
+  allocate_levels(1);
+}
+
+void Zero2::Impl::allocate_levels(int count) {
+  while (static_cast<int>(levels.size()) < count)
+    levels.emplace_back(DType::f32, Shape{sharding.local_numel()}, exec.device());
+}
+
+Tensor Zero2::Impl::local(const Buffer& shard, const Bucket& bucket) {
+  const Tensor all = shard;
+  if (!all) return {};
+  return all.rows(bucket.mine.local, bucket.mine.local + bucket.mine.flat.size());
+}
+
+Tensor Zero2::Impl::slot_view(int slot, const Bucket& bucket) const {
+  return slot_buffers_[slot].tensor().rows(0, bucket.flat.size());
+}
+
+// --- parameters ---------------------------------------------------------------------------------
+
+void Zero2::Impl::set_parameters(Tensor flat) {
+  STRATA_CHECK(flat.numel() == table.numel() && flat.dtype == DType::f32);
+  worker_.drain();
+  ops::cast(exec, parameters, flat);
+  for (const ShardPiece& piece : sharding.pieces()) {
+    const Tensor from = flat.rows(piece.flat.begin, piece.flat.end);
+    for (const Buffer* to : {&master, &ema}) {
+      if (!to->tensor()) continue;
+      const Tensor part = to->tensor().rows(piece.local, piece.local + piece.flat.size());
+      memory::copy(part.data, part.device, from.data, from.device, part.bytes());
+    }
+  }
+  ops::fill(exec, m, 0.0f);
+  ops::fill(exec, v, 0.0f);
+  exec.weights_changed();
+}
+
+void Zero2::Impl::post_gather(Tensor flat, const Bucket& bucket) {
+  worker_.post([this, flat = flat.rows(bucket.flat.begin, bucket.flat.end), part = bucket.part] {
+    (channel_ ? *channel_ : comm).all_gather(flat, part);
+  });
+}
+
+void Zero2::Impl::gather(Tensor flat, Tensor shard) {
+  STRATA_CHECK(shard && flat.numel() == table.numel());
+  for (const Bucket& bucket : sharding.buckets()) {
+    const ShardPiece& mine = bucket.mine;
+    if (mine.flat.size() > 0)
+      ops::cast(exec, flat.rows(mine.flat.begin, mine.flat.end),
+                shard.rows(mine.local, mine.local + mine.flat.size()));
+    post_gather(flat, bucket);
+  }
+  worker_.drain();
+}
+
+// --- gradients ----------------------------------------------------------------------------------
+
+void Zero2::Impl::begin_step(int microbatches) {
+  STRATA_CHECK(microbatches > 0);
+  allocate_levels(levels_for(options.reduction, microbatches));
+  microbatches_ = microbatches;
+  microbatch_ = 0;
+  overlapped_ = 0;
+  reduced_ = 0;
+  for (std::size_t b = 0; b < states_.size(); ++b)
+    states_[b] = {-1, sharding.buckets()[b].parameters};
+  std::fill(is_ready_.begin(), is_ready_.end(), 0);
+}
+
+void Zero2::Impl::open(int bucket, ParamId id) {
+  STRATA_CHECK(microbatch_ < microbatches_, "gradient of {} outside a step", table[id].name);
+  const int count = static_cast<int>(slot_buffers_.size());
+  const auto find = [&](Slot wanted) {
+    return static_cast<int>(std::find(slots_.begin(), slots_.begin() + count, wanted) -
+                            slots_.begin());
+  };
+  int slot = count, in_flight = 0;
+  worker_.wait_until([&] {
+    slot = find(Slot::unused);
+    return slot < count || find(Slot::sent) == count;
+  });
+  STRATA_CHECK(slot < count, "{} buckets of gradients are open and {} needs one more", count,
+               table[id].name);
+  {
+    const std::lock_guard lock(worker_.mutex());
+    slots_[slot] = Slot::open;
+    in_flight = static_cast<int>(
+        std::count_if(slots_.begin(), slots_.end(), [](Slot s) { return s != Slot::unused; }));
+  }
+  peak_in_flight = std::max(peak_in_flight, in_flight);
+  states_[bucket].slot = slot;
+  ops::fill(exec, slot_view(slot, sharding.buckets()[bucket]), 0.0f);
+}
+
+Tensor Zero2::Impl::gradient(ParamId id) {
+  if (id == no_param) return {};
+  const int b = sharding.bucket_of(id);
+  STRATA_CHECK(!is_ready_[id], "{} is written after it was ready", table[id].name);
+  if (states_[b].slot < 0) open(b, id);
+  const Parameter& p = table[id];
+  const Bucket& bucket = sharding.buckets()[b];
+  const std::int64_t at = p.offset - bucket.flat.begin;
+  return slot_view(states_[b].slot, bucket).rows(at, at + p.numel()).reshape(p.memory_shape);
+}
+
+void Zero2::Impl::ready(ParamId id) {
+  if (id == no_param) return;
+  STRATA_CHECK(!is_ready_[id], "{} is ready twice in a microbatch", table[id].name);
+  const int b = sharding.bucket_of(id);
+  if (states_[b].slot < 0) open(b, id);
+  is_ready_[id] = 1;
+  if (--states_[b].missing == 0) send(b);
+}
+
+void Zero2::Impl::send(int b) {
+  const int slot = states_[b].slot;
+  {
+    const std::lock_guard lock(worker_.mutex());
+    slots_[slot] = Slot::sent;
+  }
+  worker_.post([this, b, slot, microbatch = microbatch_] {
+    const Bucket& bucket = sharding.buckets()[b];
+    reduce(bucket, microbatch, slot_view(slot, bucket));
+    const std::lock_guard lock(worker_.mutex());
+    slots_[slot] = Slot::unused;
+    ++reduced_;
+  });
+}
+
+/// On the worker: sums one bucket of one microbatch over the ranks and adds this rank's part to the
+/// gradient shard.
+void Zero2::Impl::reduce(const Bucket& bucket, int microbatch, Tensor gradients) {
+  Communicator& channel = channel_ ? *channel_ : comm;
+  Exec& on = channel_exec_ ? *channel_exec_ : exec;
+  if (options.wire != DType::f32) {
+    const Tensor rounded = wire_.tensor().rows(0, gradients.numel());
+    ops::cast(on, rounded, gradients);
+    gradients = rounded;
+  }
+  // The first node of a sum goes straight to its place; see `Reduction` for what follows.
+  const bool tree = options.reduction == Reduction::tree;
+  const bool first = tree ? microbatch % 2 == 0 : microbatch == 0;
+  const std::int64_t n = bucket.mine.flat.size();
+  const Tensor node = first ? local(levels[0], bucket) : incoming_.tensor().rows(0, n);
+  channel.reduce_scatter_sum(node, gradients, bucket.part);
+  if (first || n == 0) return;
+  if (!tree) return ops::accumulate(on, local(levels[0], bucket), node);
+  // A binary counter: level k holds the sum of 2^k lanes-of-all-ranks while bit k is set.
+  const int free_level = std::countr_one(static_cast<unsigned>(microbatch));
+  for (int k = 0; k < free_level; ++k) ops::accumulate(on, node, local(levels[k], bucket));
+  const Tensor to = local(levels[free_level], bucket);
+  memory::copy(to.data, to.device, node.data, node.device, to.bytes());
+}
+
+void Zero2::Impl::end_microbatch() {
+  STRATA_CHECK(microbatch_ < microbatches_, "more microbatches than begin_step said");
+  for (int id = 0; id < table.size(); ++id)
+    STRATA_CHECK(is_ready_[id], "the gradient of {} was never ready", table[id].name);
+  {
+    const std::lock_guard lock(worker_.mutex());
+    const int sent_before = microbatch_ * static_cast<int>(states_.size());
+    overlapped_ += worker_.threaded() ? std::max(0, reduced_ - sent_before) : 0;
+  }
+  ++microbatch_;
+  for (std::size_t b = 0; b < states_.size(); ++b)
+    states_[b] = {-1, sharding.buckets()[b].parameters};
+  std::fill(is_ready_.begin(), is_ready_.end(), 0);
+}
+
+// --- update -------------------------------------------------------------------------------------
+
+/// Leaves the sum of all microbatches in the level returned.
+int Zero2::Impl::sum_levels() {
+  if (options.reduction == Reduction::ordered || sharding.local_numel() == 0) return 0;
+  int sum = -1;
+  for (int k = 0; microbatches_ >> k; ++k) {
+    if (!(microbatches_ >> k & 1)) continue;
+    if (sum >= 0) ops::accumulate(exec, levels[k], levels[sum]);
+    sum = k;
+  }
+  return sum;
+}
+
+/// Sums of squares by section and the non-finite count, agreed by all ranks. A section is whole on
+/// one rank, so the norm's bits do not depend on the number of ranks (of those that divide 64).
+StepStats Zero2::Impl::measure(Tensor gradient, const UpdateOptions& update) {
+  const int sections = sharding.sections();
+  std::vector<double> values(sharding.buckets().size() * sections + 1, 0.0);
+  double& non_finite = values.back();
+  for (std::size_t b = 0; b < sharding.buckets().size(); ++b) {
+    const Bucket& bucket = sharding.buckets()[b];
+    const IndexRange& mine = bucket.mine.flat;
+    for (std::int64_t at = 0; at < mine.size(); at += bucket.section) {
+      const std::int64_t begin = bucket.mine.local + at;
+      const std::int64_t n = std::min(bucket.section, mine.size() - at);
+      const auto stats = ops::gradient_stats(exec, gradient.rows(begin, begin + n));
+      const std::int64_t section = (mine.begin - bucket.flat.begin + at) / bucket.section;
+      values[b * sections + section] = stats.sum_of_squares;
+      non_finite += static_cast<double>(stats.non_finite);
+    }
+  }
+  const auto start = std::chrono::steady_clock::now();
+  comm.all_reduce_sum(values);
+  collective_seconds_ +=
+      std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  StepStats stats;
+  stats.non_finite = static_cast<std::int64_t>(non_finite);
+  double total = 0;
+  for (std::size_t i = 0; i + 1 < values.size(); ++i) total += values[i];
+  stats.grad_norm = std::abs(update.adamw.grad_scale) * std::sqrt(total);
+  stats.applied = stats.non_finite == 0;
+  return stats;
+}
+
+void Zero2::Impl::apply(Tensor gradient, const UpdateOptions& update, double clip) {
+  ops::AdamWParams adamw = update.adamw;
+  adamw.grad_scale = static_cast<float>(adamw.grad_scale * clip);
+  for (const Bucket& bucket : sharding.buckets()) {
+    const ShardPiece& mine = bucket.mine;
+    if (mine.flat.size() > 0)
+      ops::adamw(exec, parameters.tensor().rows(mine.flat.begin, mine.flat.end),
+                 local(master, bucket), local(m, bucket), local(v, bucket),
+                 gradient.rows(mine.local, mine.local + mine.flat.size()), local(ema, bucket),
+                 update.ema_decay, adamw);
+    post_gather(parameters, bucket);
+  }
+  worker_.drain();
+  exec.weights_changed();
+}
+
+StepStats Zero2::Impl::update(const UpdateOptions& update) {
+  STRATA_CHECK(microbatches_ > 0 && microbatch_ == microbatches_, "{} of {} microbatches are done",
+               microbatch_, microbatches_);
+  worker_.drain();
+  const Tensor gradient = levels[sum_levels()];
+  StepStats stats = measure(gradient, update);
+  if (stats.applied) {
+    const bool clip = update.clip_norm > 0 && stats.grad_norm > update.clip_norm;
+    apply(gradient, update, clip ? update.clip_norm / stats.grad_norm : 1.0);
+  }
+  const double waited = worker_.wait_seconds() + collective_seconds_;
+  stats.wait_seconds = waited - waited_before_;
+  waited_before_ = waited;
+  stats.overlapped_buckets = overlapped_;
+  microbatches_ = 0;
+  return stats;
+}
+
+// --- Zero2 --------------------------------------------------------------------------------------
+
+Zero2::Zero2(Exec& exec, Communicator& comm, const ParameterTable& table, Zero2Options options)
+    : impl_(std::make_unique<Impl>(exec, comm, table, options)),
+      exceptions_(std::uncaught_exceptions()) {}
+
+Zero2::~Zero2() {
+  // An exception is passing and the job is about to be aborted. The thread may be in a collective
+  // that the other ranks will never join: it is left behind with all that it uses.
+  if (std::uncaught_exceptions() > exceptions_ && impl_->comm.size() > 1)
+    static_cast<void>(impl_.release());
+}
+
+Zero2Memory Zero2::plan(const ParameterTable& table, const Zero2Options& options, int rank,
+                        int ranks, int microbatches) {
+  const Sharding sharding(table, bucket_elements(options), rank, ranks);
+  return memory_of(sharding, table, options, levels_for(options.reduction, microbatches));
+}
+
+Weights Zero2::weights() const {
+  return Weights(impl_->table, impl_->parameters);
+}
+void Zero2::set_parameters(Tensor flat) {
+  impl_->set_parameters(flat);
+}
+
+void Zero2::restore_parameters() {
+  impl_->gather(impl_->parameters, impl_->master);
+  impl_->exec.weights_changed();
+}
+
+ShardState Zero2::state() {
+  return {impl_->sharding.pieces(), impl_->master, impl_->m, impl_->v, impl_->ema};
+}
+
+void Zero2::gather_master(Tensor flat) {
+  impl_->gather(flat, impl_->master);
+}
+void Zero2::gather_ema(Tensor flat) {
+  impl_->gather(flat, impl_->ema);
+}
+void Zero2::begin_step(int microbatches) {
+  impl_->begin_step(microbatches);
+}
+Tensor Zero2::operator[](ParamId id) {
+  return impl_->gradient(id);
+}
+
+void Zero2::ready(std::span<const ParamId> ids) {
+  for (const ParamId id : ids) impl_->ready(id);
+}
+
+void Zero2::end_microbatch() {
+  impl_->end_microbatch();
+}
+StepStats Zero2::update(const UpdateOptions& options) {
+  return impl_->update(options);
+}
+
+Zero2Memory Zero2::memory() const {
+  return memory_of(impl_->sharding, impl_->table, impl_->options,
+                   static_cast<int>(impl_->levels.size()));
+}
+
+const Sharding& Zero2::sharding() const {
+  return impl_->sharding;
+}
+int Zero2::peak_buckets_in_flight() const {
+  return impl_->peak_in_flight;
+}
+
+}  // namespace strata

@@ -1,0 +1,117 @@
+#pragma once
+// ZeRO stage 2: every rank holds all parameters in the compute dtype, but only its part of the f32
+// gradients, master weights and AdamW moments. One rank runs the same code.
+//
+//   Zero2 zero(exec, comm, unet.parameters(), options);
+//   zero.set_parameters(flat_f32);
+//   each step:
+//     zero.begin_step(microbatches);
+//     each microbatch: unet.forward(exec, zero.weights(), ...); unet.backward(..., zero, ...);
+//                      zero.end_microbatch();
+//     StepStats stats = zero.update({.adamw = ...});
+
+#include <memory>
+
+#include "dist/communicator.hpp"
+#include "dist/sharding.hpp"
+#include "kernels/ops.hpp"
+#include "model/parameters.hpp"
+
+namespace strata {
+
+enum class Reduction {
+  ordered,  // microbatches are added one after the other
+  /// One fixed binary tree over all lanes, lane = microbatch * ranks + rank: bitwise equal
+  /// gradients for 1, 2, 4, ... ranks when lane L holds the same samples whatever the number of
+  /// ranks.
+  tree,
+};
+
+struct Zero2Options {
+  DType compute = DType::f32;              // of the parameters: f32 or bf16
+  DType wire = DType::f32;                 // of gradients between ranks: f32 or bf16
+  std::int64_t bucket_bytes = 25'000'000;  // of parameters, at least, a bucket
+  Reduction reduction = Reduction::ordered;
+  bool overlap = true;  // reduce buckets while backward goes on
+  bool ema = false;
+};
+
+struct UpdateOptions {
+  ops::AdamWParams adamw;  // grad_scale multiplies the summed gradient
+  float ema_decay = 0.0f;  // ema = d ema + (1-d) master
+  float clip_norm = 0.0f;  // 0: no clipping
+};
+
+struct StepStats {
+  bool applied = false;         // false: the gradient was not finite and nothing was changed
+  double grad_norm = 0;         // of the whole scaled gradient, before clipping
+  std::int64_t non_finite = 0;  // elements, over all ranks
+  double wait_seconds = 0;      // this rank's compute waited for communication (comm_s)
+  int overlapped_buckets = 0;   // bucket reductions done before their microbatch's backward ended
+};
+
+/// What this rank holds, in bytes.
+struct Zero2Memory {
+  std::int64_t parameters = 0;       // compute dtype, all of them
+  std::int64_t gradient_shard = 0;   // f32; with Reduction::tree one a level of the tree
+  std::int64_t optimizer_state = 0;  // master, m, v (f32)
+  std::int64_t ema = 0;
+  std::int64_t bucket_buffers = 0;  // gradients in flight and their wire copies
+  std::int64_t total() const {
+    return parameters + gradient_shard + optimizer_state + ema + bucket_buffers;
+  }
+};
+
+/// This rank's part of the optimizer state: f32 tensors (local_numel), laid out by `pieces`.
+struct ShardState {
+  std::vector<ShardPiece> pieces;
+  Tensor master, m, v, ema;  // ema absent when not kept
+};
+
+/// Collective: every rank makes the same calls in the same order.
+class Zero2 : public Gradients {
+ public:
+  Zero2(Exec& exec, Communicator& comm, const ParameterTable& table, Zero2Options options);
+  ~Zero2() override;
+
+  /// Bytes a rank without building anything (`train --dry-run`); microbatches matters for the tree.
+  static Zero2Memory plan(const ParameterTable& table, const Zero2Options& options, int rank,
+                          int ranks, int microbatches);
+
+  /// The current parameters, flat in the table's order, valid as long as this object.
+  Weights weights() const;
+  /// flat (P) f32, memory layout, the same on every rank: sets parameters and master; m = v = 0;
+  /// ema = master.
+  void set_parameters(Tensor flat);
+  /// Parameters := master of all ranks (after `state()` was loaded from a checkpoint).
+  void restore_parameters();
+  ShardState state();
+  /// flat (P), f32 or bf16, on every rank := the master weights or the EMA of all ranks.
+  void gather_master(Tensor flat);
+  void gather_ema(Tensor flat);
+
+  /// microbatches: how many this rank will run in this step, the same on every rank.
+  void begin_step(int microbatches);
+  /// Opens the parameter's bucket, zeroed at the first use in a microbatch. At most three buckets
+  /// are in flight: waits for one to be sent, Error(70) when all three are still being written.
+  Tensor operator[](ParamId id) override;
+  /// Each parameter once a microbatch; a bucket that is complete is sent.
+  void ready(std::span<const ParamId> ids) override;
+  /// Error(70) naming a parameter that was not made ready.
+  void end_microbatch();
+  /// Norm and non-finite count agreed by all ranks, then AdamW on the shard and the all-gather of
+  /// parameters. A gradient that is not finite changes nothing: stats.applied is false.
+  StepStats update(const UpdateOptions& options);
+
+  Zero2Memory memory() const;
+  const Sharding& sharding() const;
+  /// Most bucket buffers that were ever in use at once (never more than three).
+  int peak_buckets_in_flight() const;
+
+ private:
+  class Impl;
+  std::unique_ptr<Impl> impl_;
+  int exceptions_;
+};
+
+}  // namespace strata

@@ -1,0 +1,134 @@
+#include "evaluate/generate.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+
+#include "diffusion/sample_loop.hpp"
+#include "kernels/ops.hpp"
+
+namespace strata {
+
+namespace {
+
+// (B,h,w,C) f32 on the host. Drawn channel by channel, rows and columns within, so that a framework
+// with (C,h,w) latents can replay it.
+Buffer initial_noise(Exec& exec, std::span<const ImageRequest> requests, std::int64_t channels,
+                     int height, int width) {
+  const auto batch = static_cast<std::int64_t>(requests.size());
+  Buffer noise(DType::f32, {batch, height, width, channels});
+  ArenaScope scope(exec.arena);
+  const Tensor drawn = exec.empty(DType::f32, {batch, channels, height, width});
+  for (std::int64_t b = 0; b < batch; ++b) {
+    const PhiloxCounter at{0, static_cast<std::uint32_t>(requests[b].variation),
+                           Purpose::image_noise};
+    ops::normals(exec, drawn.rows(b, b + 1), {requests[b].seed}, &at);
+  }
+  const Tensor turned = exec.empty(DType::f32, noise.tensor().shape);
+  ops::nchw_to_nhwc(exec, turned, drawn);
+  memory::copy(noise.tensor().data, host_device, turned.data, turned.device, turned.bytes());
+  return noise;
+}
+
+// `from` (n,C) f32 host -> (n,C) `dtype` on exec's device.
+Tensor to_device(Exec& exec, Tensor from, DType dtype) {
+  const Tensor wide = exec.empty(DType::f32, from.shape);
+  memory::copy(wide.data, wide.device, from.data, host_device, from.bytes());
+  if (dtype == DType::f32) return wide;
+  const Tensor narrow = exec.empty(dtype, from.shape);
+  ops::cast(exec, narrow, wide);
+  return narrow;
+}
+
+struct TextOfBatch {
+  std::vector<std::int64_t> offsets;
+  TextBatch text;
+  Tensor pooled;
+};
+
+TextOfBatch gather_text(Exec& exec, const EncodedPrompts& prompts,
+                        std::span<const ImageRequest> requests, DType dtype) {
+  const auto* begin = prompts.offsets.as<std::int64_t>();
+  const Tensor& all = prompts.tokens.tensor();
+  TextOfBatch batch;
+  batch.offsets = {0};
+  for (const auto& request : requests) {
+    STRATA_CHECK(request.prompt >= 0 && request.prompt < prompts.count());
+    batch.offsets.push_back(batch.offsets.back() + begin[request.prompt + 1] -
+                            begin[request.prompt]);
+  }
+  const auto append = [](float*& to, const Tensor& rows) {
+    std::memcpy(to, rows.data, rows.bytes());
+    to += rows.numel();
+  };
+  const Buffer tokens(DType::f32, {batch.offsets.back(), all.shape[1]});
+  float* to = tokens.as<float>();
+  for (const auto& request : requests)
+    append(to, all.rows(begin[request.prompt], begin[request.prompt + 1]));
+  batch.text.tokens = to_device(exec, tokens, dtype);
+  batch.text.offsets = view_of(batch.offsets.data(),
+                               {static_cast<std::int64_t>(batch.offsets.size())});
+  if (const Tensor& pooled = prompts.pooled.tensor()) {
+    const Buffer rows(DType::f32, {static_cast<std::int64_t>(requests.size()), pooled.shape[1]});
+    to = rows.as<float>();
+    for (const auto& request : requests)
+      append(to, pooled.rows(request.prompt, request.prompt + 1));
+    batch.pooled = to_device(exec, rows, dtype);
+  }
+  return batch;
+}
+
+std::vector<Image> decode(Exec& exec, const Vae& vae, Tensor latents) {
+  float* values = latents.as<float>();
+  for (std::int64_t i = 0; i < latents.numel(); ++i) values[i] /= vae.scaling_factor();
+  ArenaScope scope(exec.arena);
+  const Tensor decoded = vae.decode(exec, to_device(exec, latents, DType::f32));
+  Buffer pixels(DType::f32, decoded.shape);
+  memory::copy(pixels.tensor().data, host_device, decoded.data, decoded.device, decoded.bytes());
+  std::vector<Image> images;
+  const std::int64_t row = decoded.numel() / decoded.shape[0];
+  for (std::int64_t b = 0; b < decoded.shape[0]; ++b) {
+    const float* from = pixels.as<float>() + b * row;
+    Image image{static_cast<int>(decoded.shape[2]), static_cast<int>(decoded.shape[1]), {}};
+    image.rgb.reserve(static_cast<std::size_t>(row));
+    for (std::int64_t i = 0; i < row; ++i)
+      image.rgb.push_back(
+          static_cast<std::uint8_t>(std::nearbyint(std::clamp(from[i] / 2 + 0.5f, 0.0f, 1.0f) * 255)));
+    images.push_back(std::move(image));
+  }
+  return images;
+}
+
+}  // namespace
+
+std::vector<Image> generate_images(Exec& exec, const UNet& unet, const Weights& weights,
+                                   const SamplerConfig& config, const Vae& vae,
+                                   const EncodedPrompts& prompts,
+                                   std::span<const ImageRequest> requests,
+                                   const GenerateOptions& options) {
+  const UNetConfig& model = unet.config();
+  STRATA_CHECK(options.batch > 0);
+  const auto height = static_cast<int>(options.latent_height ? options.latent_height
+                                                             : model.sample_height);
+  const auto width = static_cast<int>(options.latent_width ? options.latent_width
+                                                           : model.sample_width);
+  std::vector<Image> images;
+  for (std::size_t begin = 0; begin < requests.size();) {
+    const std::size_t count = std::min<std::size_t>(options.batch, requests.size() - begin);
+    std::vector<ImageRequest> batch(requests.begin() + static_cast<std::ptrdiff_t>(begin),
+                                    requests.begin() + static_cast<std::ptrdiff_t>(begin + count));
+    batch.resize(static_cast<std::size_t>(options.batch), batch.back());
+    ArenaScope scope(exec.arena);
+    const auto sampler = make_sampler(options.sampler, config, options.steps);
+    const auto text = gather_text(exec, prompts, batch, weights.flat().dtype);
+    Buffer latents = initial_noise(exec, batch, model.in_channels, height, width);
+    sample_latents(exec, unet, weights, text.text, text.pooled, latents, *sampler, options.cfg);
+    auto decoded = decode(exec, vae, latents);
+    std::move(decoded.begin(), decoded.begin() + static_cast<std::ptrdiff_t>(count),
+              std::back_inserter(images));
+    begin += count;
+  }
+  return images;
+}
+
+}  // namespace strata

@@ -1,0 +1,45 @@
+#pragma once
+// Text in, pictures out: U-Net with guidance, then the VAE's decoder.
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "diffusion/sampler.hpp"
+#include "evaluate/png.hpp"
+#include "model/unet.hpp"
+#include "model/vae.hpp"
+
+namespace strata {
+
+/// Already encoded prompts, host f32: tokens (T,D) of all prompts laid end to end, offsets (n+1) i64,
+/// pooled (n,P) or absent.
+struct EncodedPrompts {
+  Buffer tokens, offsets, pooled;
+  std::int64_t count() const { return offsets.tensor().numel() - 1; }
+};
+
+/// One picture to make: which encoded prompt, and which noise.
+struct ImageRequest {
+  std::int64_t prompt = 0;  // index into EncodedPrompts
+  std::uint64_t seed = 0;   // base seed + row in the prompt file
+  int variation = 0;        // k: further pictures of the same prompt
+};
+
+struct GenerateOptions {
+  float cfg = 7.0f;
+  int steps = 50;
+  SamplerKind sampler = SamplerKind::ddim;
+  int batch = 8;          // every forward has this shape, short batches are padded
+  int latent_height = 0;  // 0: the U-Net's sample size
+  int latent_width = 0;
+};
+
+/// Pictures of `requests`, in their order. The noise is a pure function of (seed, variation), and a
+/// picture's bits do not depend on its neighbours: only on the weights, options, build and machine.
+std::vector<Image> generate_images(Exec&, const UNet&, const Weights&, const SamplerConfig&,
+                                      const Vae&, const EncodedPrompts&,
+                                      std::span<const ImageRequest> requests,
+                                      const GenerateOptions&);
+
+}  // namespace strata

@@ -1,0 +1,48 @@
+#pragma once
+
+#include <cstdint>
+#include <initializer_list>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace strata {
+
+/// Typed, bounded look-ups in a model's config.json. Every failure is Error(65) naming file, key
+/// and value. A key that is absent or null has the default.
+class ConfigReader {
+ public:
+  explicit ConfigReader(const std::string& path);
+  /// The same for text that came from somewhere in `path`.
+  ConfigReader(std::string_view json, const std::string& path);
+  ~ConfigReader();
+
+  bool has(const std::string& key) const;
+  std::int64_t integer(const std::string& key, std::int64_t otherwise, std::int64_t least,
+                       std::int64_t most) const;
+  double number(const std::string& key, double otherwise) const;
+  bool boolean(const std::string& key, bool otherwise) const;
+  std::string text(const std::string& key, const std::string& otherwise) const;
+  /// The object under `key`, which must be there.
+  ConfigReader object(const std::string& key) const;
+  /// A list of `count` integers, or one integer for all of them.
+  std::vector<std::int64_t> integers(const std::string& key, std::size_t count,
+                                     std::int64_t otherwise, std::int64_t least,
+                                     std::int64_t most) const;
+  /// A list of any length, at most 16.
+  std::vector<std::int64_t> integers(const std::string& key, std::vector<std::int64_t> otherwise,
+                                     std::int64_t least, std::int64_t most) const;
+  std::vector<std::string> strings(const std::string& key,
+                                   std::vector<std::string> otherwise) const;
+
+  /// Fails unless the key is absent, null or one of `allowed`, each written as JSON.
+  void require(const std::string& key, std::initializer_list<const char*> allowed) const;
+  [[noreturn]] void refuse(const std::string& key, const std::string& why) const;
+
+ private:
+  struct Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace strata

@@ -1,0 +1,166 @@
+#include "model/unet_blocks.hpp"
+
+namespace strata {
+
+// --- Stage --------------------------------------------------------------------------------------
+
+Tensor Stage::forward(Exec& exec, const Weights& weights, Tensor x, const Conditions& conditions,
+                      Saved* saved, Tensor y) const {
+  if (!y) y = exec.empty(x.dtype, {x.shape[0], x.shape[1], x.shape[2], out()});
+  std::optional<ArenaScope> inference;
+  if (!saved) inference.emplace(exec.arena);
+  const Tensor hidden =
+      resblock_.forward(exec, weights, x, conditions.time, saved ? &saved->resblock : nullptr,
+                        transformer_ ? Tensor{} : y);
+  if (transformer_)
+    transformer_->forward(exec, weights, hidden, conditions.text,
+                          saved ? &saved->transformer : nullptr, y);
+  return y;
+}
+
+Tensor Stage::backward(Exec& exec, const Weights& weights, Gradients& gradients, const Saved& saved,
+                       Chain& chain, const ConditionGradients& dconditions, Tensor dy,
+                       Tensor dx) const {
+  Tensor dhidden = dy;
+  if (transformer_) {
+    dhidden = chain.next(dy.shape);
+    transformer_->backward(exec, weights, gradients, saved.transformer, dhidden, dconditions.dtext,
+                           dy);
+  }
+  if (!dx) dx = chain.next(saved.resblock.x.shape);
+  resblock_.backward(exec, weights, gradients, saved.resblock, dx, dconditions.dtime, dhidden);
+  return dx;
+}
+
+void Stage::count(Flops& flops, double pixels, double tokens) const {
+  resblock_.count(flops, pixels);
+  if (transformer_) transformer_->count(flops, pixels, tokens);
+}
+
+void Stage::append_completion_order(std::vector<ParamId>& order) const {
+  if (transformer_)
+    order.insert(order.end(), transformer_->ids().begin(), transformer_->ids().end());
+  order.insert(order.end(), resblock_.ids().begin(), resblock_.ids().end());
+}
+
+// --- DownBlock ----------------------------------------------------------------------------------
+
+Tensor DownBlock::forward(Exec& exec, const Weights& weights, Tensor x,
+                          const Conditions& conditions, std::vector<Tensor>& skips,
+                          Saved* saved) const {
+  if (saved) saved->stages.resize(stages_.size());
+  for (std::size_t i = 0; i < stages_.size(); ++i) {
+    x = stages_[i].forward(exec, weights, x, conditions, saved ? &saved->stages[i] : nullptr);
+    skips.push_back(x);
+  }
+  if (downsampler_) {
+    if (saved) saved->downsampler_x = x;
+    x = downsampler_->conv.forward(exec, weights, x);
+    skips.push_back(x);
+  }
+  return x;
+}
+
+Tensor DownBlock::backward(Exec& exec, const Weights& weights, Gradients& gradients,
+                           const Saved& saved, Chain& chain, const ConditionGradients& dconditions,
+                           std::vector<Tensor>& dskips, Tensor dy) const {
+  const auto add_skip = [&] {
+    ops::add(exec, dy, dy, dskips.back());
+    dskips.pop_back();
+  };
+  if (downsampler_) {
+    add_skip();
+    const Tensor dx = chain.next(saved.downsampler_x.shape);
+    downsampler_->conv.backward(exec, weights, gradients, dx, dy, saved.downsampler_x);
+    gradients.ready(downsampler_->ids);
+    dy = dx;
+  }
+  for (std::size_t i = stages_.size(); i-- > 0;) {
+    add_skip();
+    dy = stages_[i].backward(exec, weights, gradients, saved.stages[i], chain, dconditions, dy);
+  }
+  return dy;
+}
+
+void DownBlock::count(Flops& flops, std::int64_t& height, std::int64_t& width,
+                      double tokens) const {
+  for (const auto& stage : stages_) stage.count(flops, static_cast<double>(height * width), tokens);
+  if (!downsampler_) return;
+  const Shape below = downsampler_->conv.output_shape({1, height, width, 1});
+  height = below[1];
+  width = below[2];
+  downsampler_->conv.count(flops, static_cast<double>(height * width));
+}
+
+void DownBlock::append_completion_order(std::vector<ParamId>& order) const {
+  if (downsampler_) order.insert(order.end(), downsampler_->ids.begin(), downsampler_->ids.end());
+  for (std::size_t i = stages_.size(); i-- > 0;) stages_[i].append_completion_order(order);
+}
+
+// --- UpBlock ------------------------------------------------------------------------------------
+
+Tensor UpBlock::forward(Exec& exec, const Weights& weights, Tensor x, const Conditions& conditions,
+                        std::vector<Tensor>& skips, Saved* saved) const {
+  if (saved) saved->stages.resize(stages_.size());
+  for (std::size_t i = 0; i < stages_.size(); ++i) {
+    const Tensor skip = skips.back();
+    skips.pop_back();
+    if (saved) saved->incoming.push_back(x.shape);
+    const Tensor y = exec.empty(x.dtype, {x.shape[0], x.shape[1], x.shape[2], stages_[i].out()});
+    std::optional<ArenaScope> inference;
+    if (!saved) inference.emplace(exec.arena);
+    const Tensor joined =
+        exec.empty(x.dtype, {x.shape[0], x.shape[1], x.shape[2], x.shape[3] + skip.shape[3]});
+    ops::concat(exec, joined, x, skip);
+    x = stages_[i].forward(exec, weights, joined, conditions, saved ? &saved->stages[i] : nullptr,
+                           y);
+  }
+  if (upsampler_) {
+    const Shape target = skips.back().shape;
+    const Tensor upsampled = exec.empty(x.dtype, {x.shape[0], target[1], target[2], x.shape[3]});
+    ops::upsample_nearest(exec, upsampled, x);
+    if (saved) {
+      saved->upsampler_x = x.shape;
+      saved->upsampled = upsampled;
+    }
+    x = upsampler_->conv.forward(exec, weights, upsampled);
+  }
+  return x;
+}
+
+Tensor UpBlock::backward(Exec& exec, const Weights& weights, Gradients& gradients,
+                         const Saved& saved, Chain& chain, const ConditionGradients& dconditions,
+                         std::vector<Tensor>& dskips, Tensor dy) const {
+  if (upsampler_) {
+    const ArenaScope scope(exec.arena);
+    const Tensor dupsampled = exec.empty(dy.dtype, saved.upsampled.shape);
+    upsampler_->conv.backward(exec, weights, gradients, dupsampled, dy, saved.upsampled);
+    gradients.ready(upsampler_->ids);
+    dy = chain.next(saved.upsampler_x);
+    ops::upsample_nearest_backward(exec, dy, dupsampled);
+  }
+  for (std::size_t i = stages_.size(); i-- > 0;) {
+    const Tensor& joined = saved.stages[i].resblock.x;
+    Shape skip = joined.shape;
+    skip[3] -= saved.incoming[i][3];
+    dskips.push_back(exec.empty(dy.dtype, skip));
+    const ArenaScope scope(exec.arena);
+    const Tensor djoined = exec.empty(dy.dtype, joined.shape);
+    stages_[i].backward(exec, weights, gradients, saved.stages[i], chain, dconditions, dy, djoined);
+    dy = chain.next(saved.incoming[i]);
+    ops::split(exec, dy, dskips.back(), djoined);
+  }
+  return dy;
+}
+
+void UpBlock::count(Flops& flops, double pixels, double pixels_above, double tokens) const {
+  for (const auto& stage : stages_) stage.count(flops, pixels, tokens);
+  if (upsampler_) upsampler_->conv.count(flops, pixels_above);
+}
+
+void UpBlock::append_completion_order(std::vector<ParamId>& order) const {
+  if (upsampler_) order.insert(order.end(), upsampler_->ids.begin(), upsampler_->ids.end());
+  for (std::size_t i = stages_.size(); i-- > 0;) stages_[i].append_completion_order(order);
+}
+
+}  // namespace strata

@@ -1,0 +1,154 @@
+#include "text/unicode.hpp"
+
+#include <unicode/locid.h>
+#include <unicode/normalizer2.h>
+#include <unicode/stringoptions.h>
+#include <unicode/uchar.h>
+#include <unicode/unistr.h>
+#include <unicode/utf8.h>
+
+#include <algorithm>
+
+#include "core/error.hpp"
+
+namespace strata {
+
+std::size_t find_invalid_utf8(std::string_view text) {
+  const auto byte = [&](std::size_t i) { return static_cast<unsigned char>(text[i]); };
+  std::size_t i = 0;
+  while (i < text.size()) {
+    const unsigned lead = byte(i);
+    if (lead < 0x80) {
+      ++i;
+      continue;
+    }
+    if (lead < 0xC2 || lead > 0xF4) return i;
+    const std::size_t length = lead < 0xE0 ? 2 : lead < 0xF0 ? 3 : 4;
+    if (text.size() - i < length) return i;
+    // The second byte's range excludes overlong forms, surrogates and what is past U+10FFFF.
+    const unsigned low = lead == 0xE0 ? 0xA0 : lead == 0xF0 ? 0x90 : 0x80;
+    const unsigned high = lead == 0xED ? 0x9F : lead == 0xF4 ? 0x8F : 0xBF;
+    if (byte(i + 1) < low || byte(i + 1) > high) return i;
+    for (std::size_t k = 2; k < length; ++k)
+      if ((byte(i + k) & 0xC0) != 0x80) return i;
+    i += length;
+  }
+  return std::string_view::npos;
+}
+
+void append_utf8(std::string& text, std::uint32_t code_point) {
+  const auto put = [&](std::uint32_t byte) { text += static_cast<char>(byte); };
+  if (code_point < 0x80) {
+    put(code_point);
+  } else if (code_point < 0x800) {
+    put(0xC0 | (code_point >> 6));
+    put(0x80 | (code_point & 0x3F));
+  } else if (code_point < 0x10000) {
+    put(0xE0 | (code_point >> 12));
+    put(0x80 | ((code_point >> 6) & 0x3F));
+    put(0x80 | (code_point & 0x3F));
+  } else {
+    put(0xF0 | (code_point >> 18));
+    put(0x80 | ((code_point >> 12) & 0x3F));
+    put(0x80 | ((code_point >> 6) & 0x3F));
+    put(0x80 | (code_point & 0x3F));
+  }
+}
+
+std::string normalize(std::string_view text, NormalForm form) {
+  UErrorCode status = U_ZERO_ERROR;
+  const icu::Normalizer2* normalizer = nullptr;
+  switch (form) {
+    case NormalForm::nfc:
+      normalizer = icu::Normalizer2::getNFCInstance(status);
+      break;
+    case NormalForm::nfd:
+      normalizer = icu::Normalizer2::getNFDInstance(status);
+      break;
+    case NormalForm::nfkc:
+      normalizer = icu::Normalizer2::getNFKCInstance(status);
+      break;
+    case NormalForm::nfkd:
+      normalizer = icu::Normalizer2::getNFKDInstance(status);
+      break;
+  }
+  if (U_FAILURE(status)) fail(Exit::internal, "ICU: {}", u_errorName(status));
+  const icu::UnicodeString wide =
+      icu::UnicodeString::fromUTF8({text.data(), static_cast<std::int32_t>(text.size())});
+  const icu::UnicodeString normal = normalizer->normalize(wide, status);
+  if (U_FAILURE(status)) fail(Exit::internal, "ICU: {}", u_errorName(status));
+  std::string out;
+  return normal.toUTF8String(out);
+}
+
+std::string lower_case(std::string_view text) {
+  std::string out;
+  out.reserve(text.size());
+  for (std::size_t i = 0; i < text.size();) {
+    const std::size_t length = utf8_length(text[i]);
+    if (length == 1) {
+      const char c = text[i];
+      out += c >= 'A' && c <= 'Z' ? static_cast<char>(c + ('a' - 'A')) : c;
+    } else {
+      icu::UnicodeString::fromUTF8({text.data() + i, static_cast<std::int32_t>(length)})
+          .toLower(icu::Locale::getRoot())
+          .toUTF8String(out);
+    }
+    i += length;
+  }
+  return out;
+}
+
+namespace {
+
+UChar32 first_character(std::string_view text) {
+  UChar32 c = 0;
+  std::int32_t at = 0;
+  U8_NEXT(reinterpret_cast<const std::uint8_t*>(text.data()), at,
+          static_cast<std::int32_t>(std::min<std::size_t>(text.size(), 4)), c);
+  return c;
+}
+
+std::size_t begin_of_last(std::string_view text) {
+  std::size_t at = text.size() - 1;
+  while (at > 0 && (static_cast<unsigned char>(text[at]) & 0xC0) == 0x80) --at;
+  return at;
+}
+
+bool is_space(UChar32 c) {
+  return u_hasBinaryProperty(c, UCHAR_WHITE_SPACE);
+}
+
+bool is_word(UChar32 c) {
+  return u_hasBinaryProperty(c, UCHAR_ALPHABETIC) || u_hasBinaryProperty(c, UCHAR_JOIN_CONTROL) ||
+         (U_GET_GC_MASK(c) & (U_GC_M_MASK | U_GC_ND_MASK | U_GC_PC_MASK)) != 0;
+}
+
+}  // namespace
+
+std::size_t space_at_end(std::string_view text) {
+  const std::size_t all = text.size();
+  while (!text.empty()) {
+    const std::size_t last = begin_of_last(text);
+    if (!is_space(first_character(text.substr(last)))) break;
+    text = text.substr(0, last);
+  }
+  return all - text.size();
+}
+
+std::size_t space_at_begin(std::string_view text) {
+  std::size_t at = 0;
+  while (at < text.size() && is_space(first_character(text.substr(at))))
+    at += utf8_length(text[at]);
+  return at;
+}
+
+bool ends_in_word(std::string_view text) {
+  return !text.empty() && is_word(first_character(text.substr(begin_of_last(text))));
+}
+
+bool begins_with_word(std::string_view text) {
+  return !text.empty() && is_word(first_character(text));
+}
+
+}  // namespace strata

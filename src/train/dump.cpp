@@ -1,0 +1,68 @@
+#include "train/dump.hpp"
+
+#include <filesystem>
+
+#include "core/file.hpp"
+#include "core/safetensors.hpp"
+
+namespace strata {
+
+void StepDump::append(Floats& to, Tensor from) {
+  if (to.values.empty() && to.shape.rank() == 0) {
+    to.shape = from.shape;
+    to.shape[0] = 0;
+  }
+  to.shape[0] += from.shape[0];
+  const auto n = static_cast<std::size_t>(from.numel());
+  const std::size_t before = to.values.size();
+  to.values.resize(before + n);
+  for (std::size_t i = 0; i < n; ++i)
+    to.values[before + i] = from.dtype == DType::bf16 ? to_float(from.as<bf16>()[i])
+                                                      : from.as<float>()[i];
+}
+
+void StepDump::add(const Batch& batch, const NoisedBatch& noised, const Conditioning& conditioning,
+                   Tensor loss) {
+  append(latents_, batch.latents);
+  append(noise_, noised.noise);
+  append(noisy_, noised.noisy);
+  append(text_, conditioning.text.tokens);
+  if (conditioning.pooled) append(pooled_, conditioning.pooled);
+  append(loss_, loss);
+  const auto* offsets = conditioning.text.offsets.as<std::int64_t>();
+  const std::int64_t base = offsets_.back();
+  for (std::size_t b = 0; b < batch.samples.size(); ++b) {
+    timesteps_.push_back(static_cast<std::int64_t>(noised.timesteps.as<float>()[b]));
+    sample_.push_back(batch.samples[b]);
+    epoch_.push_back(batch.epochs[b]);
+    dropped_.push_back(conditioning.dropped[b]);
+    offsets_.push_back(base + offsets[b + 1]);
+  }
+}
+
+void StepDump::write(const std::string& path,
+                     const std::map<std::string, std::string>& metadata) const {
+  make_directories(std::filesystem::path(path).parent_path().string());
+  SafetensorsWriter writer;
+  writer.set_metadata(metadata);
+  const auto floats = [&](const char* name, const Floats& f) {
+    writer.add(name, view_of(f.values.data(), f.shape));
+  };
+  const auto integers = [&](const char* name, const std::vector<std::int64_t>& v) {
+    writer.add(name, view_of(v.data(), {static_cast<std::int64_t>(v.size())}));
+  };
+  floats("latents", latents_);
+  floats("noise", noise_);
+  integers("timesteps", timesteps_);
+  floats("noisy", noisy_);
+  floats("text", text_);
+  integers("offsets", offsets_);
+  if (pooled_.shape.rank() != 0) floats("pooled", pooled_);
+  integers("dropped", dropped_);
+  integers("sample", sample_);
+  integers("epoch", epoch_);
+  floats("loss", loss_);
+  writer.write(path);
+}
+
+}  // namespace strata

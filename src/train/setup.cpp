@@ -1,0 +1,99 @@
+#include "train/setup.hpp"
+
+#include <algorithm>
+
+#include "model/weights.hpp"
+
+namespace strata {
+
+namespace {
+
+void resolve_text(const TrainConfig& config, const CacheSet& caches, UNetConfig& unet) {
+  const auto dim = caches.text_dim();
+  const auto& projection = config.model.text_projection;
+  if (config.model.init.empty() && unet.encoder_hid_dim == 0) {
+    const bool differs = dim != unet.cross_attention_dim;
+    if (projection == "always" || (projection == "auto" && differs)) unet.encoder_hid_dim = dim;
+  }
+  if (unet.text_dim() != dim)
+    fail(Exit::mismatch, "{}: embeddings of width {}, but the U-Net takes {}", config.data.text, dim,
+         unet.text_dim());
+}
+
+void resolve_pooled(const TrainConfig& config, const CacheSet& caches, UNetConfig& unet) {
+  if (!config.data.pooled) {
+    if (unet.pooled_dim != 0)
+      fail(Exit::mismatch, "data.pooled: false, but the U-Net takes a pooled vector of width {}",
+           unet.pooled_dim);
+    return;
+  }
+  const auto dim = caches.pooled_dim();
+  if (dim == 0)
+    fail(Exit::mismatch, "{}: no pooled vectors (data.pooled is true); make the cache with --pooled",
+         config.data.text);
+  if (config.model.init.empty() && unet.pooled_dim == 0) unet.pooled_dim = dim;
+  if (unet.pooled_dim != dim)
+    fail(Exit::mismatch, "{}: pooled vectors of width {}, but the U-Net takes {}", config.data.text,
+         dim, unet.pooled_dim);
+}
+
+}  // namespace
+
+CacheSet open_caches(const TrainConfig& config) {
+  CacheSet::Options options;
+  options.holdout = {config.validation.fraction, config.validation.count, 0};
+  options.also_in = config.data.also_in;
+  return CacheSet::open(config.data.latents, config.data.text, options);
+}
+
+UNetConfig resolve_unet(const TrainConfig& config, const CacheSet& caches) {
+  const auto& from = config.model.init.empty() ? config.model.unet : config.model.init;
+  UNetConfig unet = from.ends_with(".json") ? UNetConfig::from_json_file(from)
+                                            : UNetConfig::from_folder(module_folder(from, "unet"));
+  if (unet.in_channels != unet.out_channels || unet.in_channels != caches.latent_shape()[0])
+    fail(Exit::mismatch, "{}: latents of {} channels, but the U-Net has {} in and {} out",
+         config.data.latents, caches.latent_shape()[0], unet.in_channels, unet.out_channels);
+  unet.sample_height = caches.latent_shape()[1];
+  unet.sample_width = caches.latent_shape()[2];
+  resolve_text(config, caches, unet);
+  resolve_pooled(config, caches, unet);
+  return unet;
+}
+
+NoiseSchedule schedule_of(const DiffusionConfig& config) {
+  ScheduleConfig c;
+  c.timesteps = static_cast<int>(config.timesteps);
+  c.beta_schedule =
+      config.beta_schedule == "linear" ? BetaSchedule::linear : BetaSchedule::scaled_linear;
+  c.beta_start = config.beta_start;
+  c.beta_end = config.beta_end;
+  c.prediction =
+      config.prediction == "epsilon" ? Prediction::epsilon : Prediction::v_prediction;
+  return NoiseSchedule(c);
+}
+
+DType compute_dtype(const TrainConfig& config) {
+  return config.train.precision == "bf16" ? DType::bf16 : DType::f32;
+}
+
+Zero2Options zero2_options(const TrainConfig& config) {
+  Zero2Options o;
+  o.compute = compute_dtype(config);
+  o.wire = config.train.reduce == "bf16" ? DType::bf16 : DType::f32;
+  o.bucket_bytes = static_cast<std::int64_t>(config.train.bucket_mb * 1e6);
+  o.reduction = config.train.reduction == "tree" ? Reduction::tree : Reduction::ordered;
+  o.ema = config.train.ema_decay > 0;
+  return o;
+}
+
+std::int64_t microbatch_of(const TrainConfig& config, int ranks) {
+  validate(config, ranks);
+  const auto per_rank = config.train.batch / ranks;
+  const auto microbatch = std::min(config.train.microbatch, per_rank);
+  if (per_rank % microbatch != 0)
+    fail(Exit::usage, "train.batch: {} images a rank are not divisible by train.microbatch {}",
+         per_rank, microbatch);
+  return microbatch;
+}
+
+}  // namespace strata

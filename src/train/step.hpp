@@ -1,0 +1,61 @@
+#pragma once
+// One training step, and what it needs at hand.
+
+#include <memory>
+#include <optional>
+
+#include "data/loader.hpp"
+#include "diffusion/loss.hpp"
+#include "dist/zero2.hpp"
+#include "model/unet.hpp"
+#include "train/config.hpp"
+#include "train/dump.hpp"
+
+namespace strata {
+
+struct StepOutcome {
+  double loss = 0;          // mean over the global batch
+  double grad_norm = 0;
+  bool applied = true;      // false: the gradient was not finite and nothing was changed
+  bool stop = false;        // some rank was asked to stop: the same answer on every rank
+  double data_s = 0, comm_s = 0;  // this rank waited for data, for communication
+};
+
+/// Collective: every rank makes the same calls.
+class Learner {
+ public:
+  /// Opens the caches, builds the U-Net and this rank's shards. Errors 64, 65, 78.
+  Learner(const TrainConfig& config, Communicator& communicator);
+
+  /// Weights from nowhere (seed) or from model.init; the optimizer's moments are zero.
+  void initialize_weights();
+  /// The loader goes on behind `steps` done steps, of which `updates` changed the weights.
+  void continue_after(std::int64_t steps, std::int64_t updates);
+
+  /// stop: this rank was asked to stop. dump: filled when given.
+  StepOutcome step(bool stop, StepDump* dump = nullptr);
+
+  std::int64_t steps() const { return steps_; }
+  std::int64_t updates() const { return updates_; }
+  std::int64_t microbatch() const { return microbatch_; }
+  Exec& exec() { return exec_; }
+  const UNet& unet() const { return unet_; }
+  Zero2& zero() { return zero_; }
+  const CacheSet& caches() const { return caches_; }
+  const NoiseSchedule& schedule() const { return schedule_; }
+
+ private:
+  const TrainConfig& config_;
+  Communicator& communicator_;
+  const PhiloxKey key_;
+  const std::int64_t microbatch_;
+  Exec exec_;
+  CacheSet caches_;
+  NoiseSchedule schedule_;
+  UNet unet_;
+  Zero2 zero_;
+  std::unique_ptr<Loader> loader_;
+  std::int64_t steps_ = 0, updates_ = 0;
+};
+
+}  // namespace strata

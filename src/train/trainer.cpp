@@ -1,0 +1,344 @@
+#include "train/trainer.hpp"
+
+#include <chrono>
+#include <cmath>
+#include <filesystem>
+#include <optional>
+
+#include "core/file.hpp"
+#include "core/log.hpp"
+#include "core/progress.hpp"
+#include "train/metrics.hpp"
+#include "train/plan.hpp"
+#include "train/provenance.hpp"
+#include "train/run_state.hpp"
+#include "train/setup.hpp"
+#include "train/signals.hpp"
+#include "train/step.hpp"
+#include "train/validation.hpp"
+
+namespace strata {
+
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+constexpr int most_skipped_in_a_row = 3;
+
+double seconds_since(Clock::time_point start) {
+  return std::chrono::duration<double>(Clock::now() - start).count();
+}
+
+/// The run around the steps. Every public call is collective.
+class Run {
+ public:
+  Run(const TrainConfig& config, const TrainOptions& options, Communicator& communicator)
+      : config_(config),
+        options_(options),
+        communicator_(communicator),
+        folder_{config.output.dir},
+        learner_(config, communicator) {}
+
+  TrainResult train();
+
+ private:
+  void prepare_folder();
+  void resume_or_start();
+  void resume_from(const CheckpointInfo& info);
+  void open_records();
+  void after_step(const StepOutcome& outcome, double step_s);
+  void check_numerics(const StepOutcome& outcome);
+  void record(const StepOutcome& outcome, double step_s);
+  void write_dump(const StepDump& dump, const StepOutcome& outcome) const;
+  void validate_now();
+  void preview_now();
+  void save();
+  void say(const std::string& text);
+
+  bool is_first_rank() const { return communicator_.rank() == 0; }
+  std::int64_t step() const { return learner_.steps(); }
+  std::int64_t samples() const { return step() * config_.train.batch; }
+
+  const TrainConfig& config_;
+  const TrainOptions& options_;
+  Communicator& communicator_;
+  const RunFolder folder_;
+  StopSignals signals_;
+  Learner learner_;
+  std::optional<LineLog> log_;
+  std::optional<MetricsLog> metrics_;  // rank 0
+  int skipped_ = 0;
+  double matmul_rate_ = 0, flops_an_image_ = 0;
+  Clock::time_point recorded_at_;
+  std::int64_t recorded_step_ = 0;
+};
+
+void Run::say(const std::string& text) {
+  log::info("{}", text);
+  log_->append(utc_now() + " " + text);
+}
+
+void Run::prepare_folder() {
+  std::string problem;
+  if (is_first_rank()) {
+    const bool occupied = !list_checkpoints(folder_.checkpoints()).empty();
+    if (options_.resume == "never" && occupied && !options_.overwrite)
+      problem = fmt::format("{}: holds checkpoints, and --resume never was asked for (--overwrite "
+                            "removes them)",
+                            folder_.dir);
+  }
+  agree(communicator_, Exit::cannot_create, problem);
+  if (is_first_rank()) {
+    make_directories(folder_.dir);
+    if (options_.resume == "never" && options_.overwrite) folder_.clear();
+    std::filesystem::remove(folder_.exit_note());
+  }
+  communicator_.barrier();
+}
+
+void Run::resume_from(const CheckpointInfo& info) {
+  const RunState state = parse_run_state(info);
+  skipped_ = state.skipped;
+  learner_.zero().restore_parameters();
+  learner_.continue_after(state.step, state.updates);
+  say(fmt::format("continued from {} at step {}", info.path, state.step));
+  const auto changes =
+      rounding_differences(info, config_, learner_, communicator_.size());
+  for (const auto& change : changes) say("changed since the checkpoint: " + change);
+}
+
+void Run::resume_or_start() {
+  const CheckpointCheck check = [&](const CheckpointInfo& info) {
+    check_same_run(info, config_, learner_);
+  };
+  const CheckpointShard shard = checkpoint_shard(learner_);
+  if (options_.resume != "never" && options_.resume != "auto")
+    return resume_from(load_checkpoint(communicator_, options_.resume, shard, check));
+  if (options_.resume == "auto")
+    if (const auto info =
+            load_latest_checkpoint(communicator_, folder_.checkpoints(), shard, check))
+      return resume_from(*info);
+  learner_.initialize_weights();
+  learner_.continue_after(0, 0);
+}
+
+void Run::open_records() {
+  log_.emplace(folder_.log(communicator_.rank()));
+  const std::string provenance = provenance_json(config_, learner_, communicator_);
+  if (is_first_rank()) {
+    write_file_atomically(folder_.config(), to_toml(config_, true));
+    write_file_atomically(folder_.provenance(), provenance);
+    metrics_.emplace(folder_);
+  }
+  double rate[] = {measured_matmul_rate(learner_.exec(), compute_dtype(config_))};
+  communicator_.all_reduce_sum(rate);
+  matmul_rate_ = rate[0];
+  const Shape latent = learner_.caches().latent_shape();
+  const auto& text = learner_.caches().text_manifest();
+  const Flops flops = learner_.unet().flops(latent[1], latent[2],
+                                            text.tokens / std::max<std::int64_t>(text.count, 1));
+  flops_an_image_ = flops.forward + flops.backward;
+  say(fmt::format("rank {} of {}: {} threads, microbatch {}, {} samples, {} parameters",
+                  communicator_.rank(), communicator_.size(), learner_.exec().threads(),
+                  learner_.microbatch(), learner_.caches().size(),
+                  learner_.unet().parameters().numel()));
+}
+
+void Run::check_numerics(const StepOutcome& outcome) {
+  if (outcome.applied) {
+    skipped_ = 0;
+    return;
+  }
+  ++skipped_;
+  const auto first = samples() - config_.train.batch;
+  const auto text = fmt::format("step {}: the gradient is not finite (loss {}): update skipped, samples {}..{}",
+                                step(), outcome.loss, first, samples() - 1);
+  if (skipped_ > most_skipped_in_a_row)
+    fail(Exit::numerics, "{}; {} steps in a row", text, skipped_);
+  if (is_first_rank()) log::warn("{}", text);
+  log_->append(utc_now() + " " + text);
+}
+
+void Run::record(const StepOutcome& outcome, double step_s) {
+  // In microseconds and bytes: the slowest rank's times and the largest rank's memory.
+  std::int64_t most[] = {std::llround(step_s * 1e6), std::llround(outcome.data_s * 1e6),
+                         std::llround(outcome.comm_s * 1e6), peak_resident_bytes()};
+  communicator_.all_reduce_max(most);
+  if (!metrics_) return;
+  const double seconds = seconds_since(recorded_at_);
+  StepRecord r;
+  r.step = step();
+  r.samples = samples();
+  r.epoch = (samples() - 1) / learner_.caches().size();
+  r.loss = outcome.loss;
+  r.lr = learning_rate(config_.train, step());
+  r.grad_norm = outcome.grad_norm;
+  r.images_per_s =
+      static_cast<double>((step() - recorded_step_) * config_.train.batch) / seconds;
+  r.images_per_s_per_rank = r.images_per_s / communicator_.size();
+  r.mfu = r.images_per_s * flops_an_image_ / matmul_rate_;
+  r.step_s = static_cast<double>(most[0]) * 1e-6;
+  r.data_s = static_cast<double>(most[1]) * 1e-6;
+  r.comm_s = static_cast<double>(most[2]) * 1e-6;
+  r.mem_gb = static_cast<double>(most[3]) * 1e-9;
+  metrics_->record(r);
+  log_->append(fmt::format("{} step {} loss {:.6f} grad_norm {:.4g} lr {:.4g} {:.2f} images/s",
+                           utc_now(), r.step, r.loss, r.grad_norm, r.lr, r.images_per_s));
+}
+
+void Run::write_dump(const StepDump& dump, const StepOutcome& outcome) const {
+  const auto& c = config_.train;
+  dump.write(folder_.dump(step(), communicator_.rank()),
+             {{"step", fmt::format("{}", step())},
+              {"rank", fmt::format("{}", communicator_.rank())},
+              {"ranks", fmt::format("{}", communicator_.size())},
+              {"batch", fmt::format("{}", c.batch)},
+              {"update", fmt::format("{}", learner_.updates())},
+              {"global_loss", fmt::format("{:.9g}", outcome.loss)},
+              {"grad_norm", fmt::format("{:.9g}", outcome.grad_norm)},
+              {"lr", fmt::format("{:.9g}", learning_rate(c, step()))},
+              {"beta1", fmt::format("{}", c.betas[0])},
+              {"beta2", fmt::format("{}", c.betas[1])},
+              {"eps", fmt::format("{}", c.eps)},
+              {"weight_decay", fmt::format("{}", c.weight_decay)},
+              {"clip", fmt::format("{}", c.clip)},
+              {"timesteps", fmt::format("{}", config_.diffusion.timesteps)},
+              {"beta_schedule", config_.diffusion.beta_schedule},
+              {"beta_start", fmt::format("{}", config_.diffusion.beta_start)},
+              {"beta_end", fmt::format("{}", config_.diffusion.beta_end)},
+              {"prediction", config_.diffusion.prediction},
+              {"min_snr_gamma", fmt::format("{}", config_.diffusion.min_snr_gamma)},
+              {"precision", c.precision}});
+}
+
+void Run::validate_now() {
+  ValidationOptions options;
+  options.timesteps = static_cast<int>(config_.validation.timesteps);
+  options.microbatch = learner_.microbatch();
+  options.pooled = config_.data.pooled;
+  ValidationRecord record =
+      run_validation(learner_.exec(), learner_.unet(), learner_.zero().weights(),
+                     learner_.schedule(), learner_.caches(), options, communicator_);
+  record.step = step();
+  record.samples = samples();
+  if (metrics_) metrics_->record(record);
+  log_->append(fmt::format("{} validation at step {}: loss {:.6f}", utc_now(), step(), record.loss));
+}
+
+void Run::preview_now() {
+  const std::string dir = folder_.samples(step()), partial = dir + ".partial";
+  if (is_first_rank()) {
+    std::filesystem::remove_all(partial);
+    make_directories(partial);
+  }
+  communicator_.barrier();
+  const ParameterTable& table = learner_.unet().parameters();
+  Weights weights = learner_.zero().weights();
+  Buffer average;
+  if (config_.train.ema_decay > 0) {
+    average = Buffer(compute_dtype(config_), {table.numel()});
+    learner_.zero().gather_ema(average);
+    weights = Weights(table, average);
+    learner_.exec().weights_changed();
+  }
+  options_.preview({step(), partial, learner_.exec(), learner_.unet(), weights});
+  if (average.tensor()) learner_.exec().weights_changed();
+  communicator_.barrier();
+  if (!is_first_rank()) return;
+  std::filesystem::remove_all(dir);
+  std::filesystem::rename(partial, dir);
+  sync_path(folder_.dir + "/samples");
+  metrics_->record_images(step(), dir);
+}
+
+void Run::save() {
+  const auto start = Clock::now();
+  const RunState state{step(), learner_.updates(), skipped_};
+  const auto info = save_checkpoint(
+      communicator_, folder_.checkpoints(), step(), checkpoint_shard(learner_), config_hash(config_),
+      host_json(state, config_, learner_, communicator_.size()));
+  if (is_first_rank())
+    prune_checkpoints(folder_.checkpoints(), config_.train.keep, config_.train.keep_every);
+  log_->append(fmt::format("{} checkpoint {} in {:.2f} s", utc_now(), info.path, seconds_since(start)));
+}
+
+void Run::after_step(const StepOutcome& outcome, double step_s) {
+  const auto& c = config_.train;
+  check_numerics(outcome);
+  if (step() % c.log_every == 0 || step() == 1 || step() == c.steps || outcome.stop) {
+    record(outcome, step_s);
+    recorded_at_ = Clock::now();
+    recorded_step_ = step();
+  }
+  const bool last = step() == c.steps;
+  if (learner_.caches().size(CacheSet::Part::validation) > 0 &&
+      (step() % config_.validation.every == 0 || last))
+    validate_now();
+  if (options_.preview && step() % config_.samples.every == 0) preview_now();
+  const bool due = c.checkpoint_every > 0 && step() % c.checkpoint_every == 0;
+  if (due || last || outcome.stop) save();
+}
+
+TrainResult Run::train() {
+  prepare_folder();
+  log_.emplace(folder_.log(communicator_.rank()));
+  resume_or_start();
+  open_records();
+
+  TrainResult result;
+  result.step = step();
+  if (step() >= config_.train.steps) {
+    say(fmt::format("nothing to do: step {} of {} is done", step(), config_.train.steps));
+    return result;
+  }
+  Progress progress("train", config_.train.steps, "steps");
+  progress.update(step());
+  recorded_at_ = Clock::now();
+  recorded_step_ = step();
+  while (step() < config_.train.steps && !result.stopped) {
+    const bool dumping = step() < options_.dump_steps;
+    StepDump dump;
+    const auto start = Clock::now();
+    const StepOutcome outcome = learner_.step(signals_.requested(), dumping ? &dump : nullptr);
+    const double step_s = seconds_since(start);
+    if (dumping) write_dump(dump, outcome);
+    after_step(outcome, step_s);
+    progress.update(step(), fmt::format("loss {:.4f} | {:.2f} images/s", outcome.loss,
+                                        static_cast<double>(config_.train.batch) / step_s));
+    result = {step(), outcome.loss, outcome.stop && step() < config_.train.steps};
+  }
+  progress.finish(fmt::format("loss {:.4f}", result.loss));
+  if (result.stopped) {
+    say(fmt::format("stopped on request{} at step {}: a checkpoint is saved",
+                    signals_.requested() ? " (" + signals_.name() + ")" : "", step()));
+    if (is_first_rank())
+      write_exit_note(folder_, Exit::requeue, 0, fmt::format("stopped on request at step {}", step()));
+  }
+  return result;
+}
+
+/// Leaves exit.json behind from the lowest failing rank.
+void note_failure(const TrainConfig& config, Communicator& communicator, Exit code,
+                  const char* cause) {
+  if (communicator.reports_failure())
+    write_exit_note({config.output.dir}, code, communicator.rank(), cause);
+}
+
+}  // namespace
+
+TrainResult run_training(const TrainConfig& config, const TrainOptions& options,
+                         Communicator& communicator) {
+  try {
+    microbatch_of(config, communicator.size());
+    Run run(config, options, communicator);
+    return run.train();
+  } catch (const Error& e) {
+    note_failure(config, communicator, e.code(), e.what());
+    throw;
+  } catch (const std::exception& e) {
+    note_failure(config, communicator, Exit::internal, e.what());
+    throw;
+  }
+}
+
+}  // namespace strata

@@ -1,0 +1,75 @@
+// The noise schedule against diffusers' own values.
+
+#include "diffusion/schedule.hpp"
+
+#include <gtest/gtest.h>
+
+#include <bit>
+#include <nlohmann/json.hpp>
+#include <numeric>
+
+#include "core/file.hpp"
+
+namespace strata {
+namespace {
+
+nlohmann::json goldens() {
+  return nlohmann::json::parse(
+      read_file(std::string(STRATA_SOURCE_DIR) + "/tests/golden/schedule/schedule.json"));
+}
+
+NoiseSchedule schedule_of(const nlohmann::json& golden) {
+  ScheduleConfig c;
+  c.beta_schedule = golden["beta_schedule"] == "linear" ? BetaSchedule::linear
+                                                        : BetaSchedule::scaled_linear;
+  c.beta_start = golden["beta_start"];
+  c.beta_end = golden["beta_end"];
+  c.prediction =
+      golden["prediction"] == "epsilon" ? Prediction::epsilon : Prediction::v_prediction;
+  return NoiseSchedule(c);
+}
+
+TEST(NoiseSchedule, EqualsDiffusers) {
+  const auto file = goldens();
+  const std::vector<int> at = file["timesteps"];
+  for (const auto& golden : file["cases"]) {
+    SCOPED_TRACE(golden["beta_schedule"].get<std::string>() + " " +
+                 golden["prediction"].get<std::string>());
+    const NoiseSchedule s = schedule_of(golden);
+    for (std::size_t i = 0; i < at.size(); ++i) {
+      const auto bits = [&](const char* key) { return golden[key][i].get<std::uint32_t>(); };
+      const int t = at[i];
+      EXPECT_EQ(std::bit_cast<std::uint32_t>(s.betas()[t]), bits("betas")) << t;
+      EXPECT_EQ(std::bit_cast<std::uint32_t>(s.alphas_cumprod()[t]), bits("alphas_cumprod")) << t;
+      // torch computes x ** 0.5 by a vectorised pow that is off by up to one ulp; ours is a square root.
+      EXPECT_FLOAT_EQ(s.signal(t), std::bit_cast<float>(bits("signal"))) << t;
+      EXPECT_FLOAT_EQ(s.noise(t), std::bit_cast<float>(bits("noise"))) << t;
+      EXPECT_FLOAT_EQ(s.target_signal(t), std::bit_cast<float>(bits("target_signal"))) << t;
+      EXPECT_FLOAT_EQ(s.target_noise(t), std::bit_cast<float>(bits("target_noise"))) << t;
+      EXPECT_FLOAT_EQ(s.min_snr_weight(t, 5.0), golden["min_snr_5"][i].get<float>()) << t;
+    }
+    const auto all = s.alphas_cumprod();
+    // Every one of the 1000 products is pinned by their sum; the sum's own rounding is < 1000 * 2^-53.
+    EXPECT_NEAR(std::accumulate(all.begin(), all.end(), 0.0),
+                golden["all_alphas_cumprod_sum"].get<double>(), 1e-9);
+  }
+}
+
+TEST(NoiseSchedule, DefaultsAreTheRecipe) {
+  const NoiseSchedule s;
+  EXPECT_EQ(s.timesteps(), 1000);
+  EXPECT_NEAR(s.alphas_cumprod()[0], 1 - 0.00085, 1e-7);
+  EXPECT_NEAR(s.alphas_cumprod()[999], 0.0047, 1e-4);
+  EXPECT_EQ(s.min_snr_weight(3, 0), 1.0f);
+  EXPECT_EQ(s.target_noise(500), 1.0f);
+  EXPECT_EQ(s.target_signal(500), 0.0f);
+}
+
+TEST(NoiseSchedule, OneTimestepIsAllowed) {
+  ScheduleConfig c;
+  c.timesteps = 1;
+  EXPECT_EQ(NoiseSchedule(c).betas().size(), 1u);
+}
+
+}  // namespace
+}  // namespace strata

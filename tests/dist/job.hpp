@@ -1,0 +1,6 @@
+#pragma once
+
+#include "dist/communicator.hpp"
+
+/// The ranks that run this test program.
+strata::Communicator& world();

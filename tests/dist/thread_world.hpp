@@ -1,0 +1,15 @@
+#pragma once
+// Ranks as threads of one process: any rank count in any test, without a launcher.
+
+#include <functional>
+#include <memory>
+
+#include "dist/communicator.hpp"
+
+namespace strata::testing_world {
+
+/// Runs body(comm) on `ranks` threads; rethrows the exception of the lowest rank that threw. All
+/// ranks must throw, or none: a rank that is alone in a collective would wait forever.
+void run_ranks(int ranks, const std::function<void(Communicator&)>& body);
+
+}  // namespace strata::testing_world

@@ -1,0 +1,103 @@
+// Ragged attention and rotary embedding.
+
+#include "op_test.hpp"
+
+namespace strata {
+namespace {
+
+class Attention : public OpTest {};
+STRATA_INSTANTIATE(Attention);
+
+struct AttentionCase {
+  Offsets q, k;
+  std::int64_t heads, key_heads, width;
+  bool causal;
+};
+const AttentionCase attention_cases[] = {
+    {{0, 64, 128}, {0, 64, 128}, 2, 2, 64, false},
+    {{0, 16, 32, 48}, {0, 77, 77, 78}, 3, 3, 40, false},        // a sequence without keys
+    {{0, 1, 40, 45}, {0, 1, 40, 45}, 4, 2, 16, true},           // causal, shared key heads
+    {{0, 5}, {0, 0}, 1, 1, 8, false},                           // no keys at all
+    {{0, 0, 7}, {0, 3, 300}, 2, 1, 33, false},                  // no queries; several key blocks
+    {{0, 600}, {0, 600}, 1, 1, 20, true},                       // several tasks a sequence
+    {{0, 530}, {0, 530}, 2, 2, 8, false},
+    {{0, 9}, {0, 9}, 1, 1, 512, false}};
+
+/// Terms of the longest sum: keys, head width, and (for dk, dv) queries of all heads of a group.
+std::int64_t longest(const AttentionCase& c) {
+  return c.width + c.q.back() * c.heads / c.key_heads + c.k.back();
+}
+
+TEST_P(Attention, Forward) {
+  for (const auto& c : attention_cases) {
+    SCOPED_TRACE(fmt::format("{} queries {} keys width {}", c.q.back(), c.k.back(), c.width));
+    const Shape q_shape{c.q.back(), c.heads, c.width}, k_shape{c.k.back(), c.key_heads, c.width};
+    const Tensor q = random(q_shape), k = random(k_shape), v = random(k_shape);
+    const Tensor o = blank(q_shape), z = blank(q_shape), lse = blank(DType::f32, {c.q.back(), c.heads});
+    const ops::AttentionParams p{static_cast<float>(1 / std::sqrt(c.width)), c.causal};
+    run({o, z, lse}, [&](Exec& exec) {
+      ops::attention(exec, o, lse, q, k, v, offsets(c.q), offsets(c.k), p);
+      ops::attention(exec, z, {}, q, k, v, offsets(c.q), offsets(c.k), p);
+    });
+    const auto want = reference::attention(values(q), values(k), values(v), c.q, c.k, p);
+    expect_close("o", o, want.o, {type(), longest(c)});
+    expect_close("z", z, want.o, {type(), longest(c)});
+    for (std::int64_t i = 0; i < lse.numel(); ++i) {
+      const double got = lse.as<float>()[i];
+      if (std::isinf(want.lse[i])) continue;  // a sequence without keys: not used
+      EXPECT_NEAR(got, want.lse[i], 8 * roundoff(DType::f32) * std::sqrt(longest(c)) * 8);
+    }
+  }
+}
+
+TEST_P(Attention, Backward) {
+  for (const auto& c : attention_cases) {
+    SCOPED_TRACE(fmt::format("{} queries {} keys width {}", c.q.back(), c.k.back(), c.width));
+    const Shape q_shape{c.q.back(), c.heads, c.width}, k_shape{c.k.back(), c.key_heads, c.width};
+    const Tensor q = random(q_shape), k = random(k_shape), v = random(k_shape);
+    const Tensor o = blank(q_shape), lse = blank(DType::f32, {c.q.back(), c.heads});
+    const Tensor dout = random(q_shape), dq = blank(q_shape), dk = blank(k_shape), dv = blank(k_shape);
+    const ops::AttentionParams p{static_cast<float>(1 / std::sqrt(c.width)), c.causal};
+    run({dq, dk, dv}, [&](Exec& exec) {
+      ops::attention(exec, o, lse, q, k, v, offsets(c.q), offsets(c.k), p);
+      ops::attention_backward(exec, dq, dk, dv, dout, q, k, v, o, lse, offsets(c.q), offsets(c.k),
+                              p);
+    });
+    const auto want =
+        reference::attention_backward(values(dout), values(q), values(k), values(v), c.q, c.k, p);
+    expect_close("dq", dq, want.dq, {type(), longest(c)}, want.dq_noise);
+    expect_close("dk", dk, want.dk, {type(), longest(c)}, want.dk_noise);
+    expect_close("dv", dv, want.dv, {type(), longest(c)});
+  }
+}
+
+TEST_P(Attention, LargeScoresDoNotOverflow) {
+  const Tensor q = random({40, 1, 64}, 30), k = random({50, 1, 64}, 30), v = random({50, 1, 64});
+  const Tensor o = blank({40, 1, 64});
+  run({o}, [&](Exec& exec) {
+    ops::attention(exec, o, {}, q, k, v, offsets({0, 40}), offsets({0, 50}), {0.125f, false});
+  });
+  for (const double value : values(o).data) ASSERT_TRUE(std::isfinite(value));
+}
+
+TEST_P(Attention, WrongOffsetsAreRefused) {
+  Exec exec(GetParam().device, 1);
+  const Tensor q = random({4, 1, 8}), o = blank({4, 1, 8});
+  for (const Offsets& bad : {Offsets{0, 5}, Offsets{1, 4}, Offsets{0, 3, 2, 4}, Offsets{0, 3}})
+    EXPECT_THROW(ops::attention(exec, o, {}, q, q, q, offsets(bad), offsets(bad), {}), Error);
+}
+
+TEST_P(Attention, Rope) {
+  const Offsets at{0, 3, 3, 80};
+  const Tensor x = random({80, 3, 10});
+  Array frequencies({5});
+  for (int i = 0; i < 5; ++i) frequencies[i] = std::pow(10000.0, -i / 5.0);
+  const Tensor inv_freq = upload(DType::f32, frequencies);
+  const Array want = reference::rope(values(x), at, values(inv_freq));
+  run({x}, [&](Exec& exec) { ops::rope(exec, x, offsets(at), inv_freq); });
+  // The angle, up to 77, is rounded once in f32: 77 u absolute.
+  expect_close("x", x, want, {type(), 77 * 77 / 64 + 2});
+}
+
+}  // namespace
+}  // namespace strata

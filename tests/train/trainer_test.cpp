@@ -1,0 +1,279 @@
+// Whole runs on 1, 2 and 4 ranks. Where several ranks are compared with one, rank 0 makes the same run
+// alone with a local communicator.
+
+#include "train/trainer.hpp"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <csignal>
+
+#include "../dist/job.hpp"
+#include "core/safetensors.hpp"
+#include "model/weights.hpp"
+#include "tiny_run.hpp"
+#include "train/checkpoint.hpp"
+
+namespace strata {
+namespace {
+
+class Training : public testing::Test {
+ protected:
+  void SetUp() override {
+    if (world().rank() == 0) {
+      std::string pattern = testing::TempDir() + "training-XXXXXX";
+      ASSERT_NE(mkdtemp(pattern.data()), nullptr);
+      dir_ = pattern;
+      write_tiny_inputs(dir_, 24);
+    }
+    dir_ = world().all_gather_strings(dir_)[0];
+  }
+  void TearDown() override {
+    world().barrier();
+    if (world().rank() == 0) std::filesystem::remove_all(dir_);
+  }
+  TrainConfig config(const std::string& run, std::vector<std::string> overrides = {}) const {
+    return tiny_config(dir_, run, std::move(overrides));
+  }
+  /// The same run by rank 0 alone.
+  static void train_alone(const TrainConfig& c, const TrainOptions& options = {}) {
+    if (world().rank() != 0) return;
+    const auto alone = local_communicator();
+    run_training(c, options, *alone);
+  }
+  static Exit code_of(const TrainConfig& c, const TrainOptions& options = {}) {
+    try {
+      run_training(c, options, world());
+    } catch (const Error& e) {
+      return e.code();
+    }
+    return Exit::ok;
+  }
+  std::string dir_;
+};
+
+/// Sample -> (row of one dumped tensor as bytes), over all ranks' dumps of a step.
+std::map<std::int64_t, std::string> rows_by_sample(const TrainConfig& c, std::int64_t step, int ranks,
+                                                   const std::string& tensor) {
+  std::map<std::int64_t, std::string> rows;
+  for (int rank = 0; rank < ranks; ++rank) {
+    const SafetensorsFile file(RunFolder{c.output.dir}.dump(step, rank));
+    const Buffer samples = file.read_i64("sample");
+    const auto bytes = file.raw(tensor);
+    const std::int64_t n = samples.tensor().numel();
+    const std::size_t row = bytes.size() / n;
+    for (std::int64_t i = 0; i < n; ++i)
+      rows[samples.as<std::int64_t>()[i]] = std::string(bytes.substr(i * row, row));
+  }
+  return rows;
+}
+
+TEST_F(Training, TheSameRunWhateverTheRanks) {
+  const auto together = config("together"), alone = config("alone");
+  TrainOptions options;
+  options.dump_steps = 5;
+  run_training(together, options, world());
+  train_alone(alone, options);
+  if (world().rank() != 0) return;
+  for (std::int64_t step = 1; step <= 5; ++step)
+    for (const char* tensor : {"sample", "noise", "timesteps", "dropped", "noisy", "latents", "epoch"})
+      EXPECT_EQ(rows_by_sample(together, step, world().size(), tensor),
+                rows_by_sample(alone, step, 1, tensor))
+          << tensor << " of step " << step;
+  EXPECT_EQ(rows_by_sample(alone, 1, 1, "sample").size(), 8u);
+  auto a = metrics_of(together), b = metrics_of(alone);
+  ASSERT_EQ(a.size(), 20u);
+  EXPECT_NEAR(a[1]["loss"].get<double>(), b[1]["loss"].get<double>(), 1e-6);
+  for (std::int64_t step = 1; step <= 20; ++step)
+    EXPECT_NEAR(a[step]["loss"].get<double>(), b[step]["loss"].get<double>(), 1e-5) << step;
+}
+
+TEST_F(Training, TreeReductionGivesTheSameBits) {
+  const auto together = config("together", {"train.reduction=tree", "train.steps=8"});
+  const auto alone = config("alone", {"train.reduction=tree", "train.steps=8"});
+  run_training(together, {}, world());
+  train_alone(alone);
+  if (world().rank() != 0) return;
+  auto a = metrics_of(together), b = metrics_of(alone);
+  for (std::int64_t step = 1; step <= 8; ++step) EXPECT_EQ(a[step]["loss"], b[step]["loss"]) << step;
+}
+
+TEST_F(Training, OverfitsAFewSamples) {
+  if (world().rank() == 0) write_tiny_inputs(dir_ + "/few", 4);
+  world().barrier();
+  const auto c = tiny_config(dir_ + "/few", "run",
+                             {"train.steps=300", "train.lr=4e-3", "train.caption_drop=0"});
+  run_training(c, {}, world());
+  if (world().rank() != 0) return;
+  auto records = metrics_of(c);
+  const auto mean = [&](std::int64_t first, std::int64_t last) {
+    double sum = 0;
+    for (auto step = first; step <= last; ++step) sum += records[step]["loss"].get<double>();
+    return sum / static_cast<double>(last - first + 1);
+  };
+  // Noise alone predicted as zero costs 1.
+  EXPECT_GT(mean(1, 5), 0.9);
+  EXPECT_LT(mean(280, 300), 0.5);
+}
+
+TEST_F(Training, AStopIsSavedAndContinuedBitwise) {
+  const auto whole = config("whole"), halves = config("halves");
+  run_training(whole, {}, world());
+  TrainOptions options;
+  options.preview = [](const PreviewRequest&) {
+    if (world().rank() == world().size() - 1) raise(SIGUSR1);
+  };
+  auto stopping = halves;
+  stopping.samples.every = 7;
+  const TrainResult first = run_training(stopping, options, world());
+  EXPECT_TRUE(first.stopped);
+  EXPECT_EQ(first.step, 8);  // the flag raised behind step 7 is seen in step 8
+  if (world().rank() == 0) {
+    const auto note = nlohmann::json::parse(read_file(RunFolder{halves.output.dir}.exit_note()));
+    EXPECT_EQ(note["code"], 75);
+    EXPECT_EQ(note["restart"], true);
+    EXPECT_EQ(list_checkpoints(RunFolder{halves.output.dir}.checkpoints()),
+              std::vector<std::string>{"step-00000008"});
+  }
+  world().barrier();
+  const TrainResult second = run_training(halves, {}, world());
+  EXPECT_FALSE(second.stopped);
+  EXPECT_EQ(second.step, 20);
+  if (world().rank() != 0) return;
+  EXPECT_FALSE(file_exists(RunFolder{halves.output.dir}.exit_note()));
+  auto a = metrics_of(whole), b = metrics_of(halves);
+  for (std::int64_t step = 1; step <= 20; ++step)
+    for (const char* key : {"loss", "grad_norm", "lr", "samples", "epoch"})
+      EXPECT_EQ(a[step][key], b[step][key]) << key << " of step " << step;
+}
+
+TEST_F(Training, ContinuesOnAnotherNumberOfRanks) {
+  const auto whole = config("whole"), halves = config("halves", {"train.steps=10"});
+  run_training(whole, {}, world());
+  run_training(halves, {}, world());
+  const auto rest = config("halves");
+  train_alone(rest);
+  if (world().rank() != 0) return;
+  auto a = metrics_of(whole), b = metrics_of(rest);
+  for (std::int64_t step = 1; step <= 20; ++step)
+    EXPECT_NEAR(a[step]["loss"].get<double>(), b[step]["loss"].get<double>(), 1e-5) << step;
+}
+
+TEST_F(Training, NeverSilentlyAnotherRunOrFromZero) {
+  const auto c = config("run", {"train.steps=3"});
+  EXPECT_EQ(code_of(c), Exit::ok);
+  world().barrier();
+  EXPECT_EQ(code_of(c), Exit::ok);  // nothing left to do
+  TrainOptions never;
+  never.resume = "never";
+  EXPECT_EQ(code_of(c, never), Exit::cannot_create);
+  EXPECT_EQ(code_of(config("run", {"train.steps=3", "train.lr=2e-3"})), Exit::mismatch);
+  EXPECT_EQ(code_of(config("run", {"train.steps=5", "train.seed=18"})), Exit::mismatch);
+  never.overwrite = true;
+  EXPECT_EQ(code_of(config("run", {"train.steps=2", "train.lr=2e-3"}), never), Exit::ok);
+  if (world().rank() == 0) {
+    EXPECT_EQ(metrics_of(c).size(), 2u);
+    EXPECT_EQ(list_checkpoints(RunFolder{c.output.dir}.checkpoints()),
+              std::vector<std::string>{"step-00000002"});
+  }
+}
+
+TEST_F(Training, KeepsAsManyCheckpointsAsAsked) {
+  const auto c = config("run", {"train.steps=9", "train.checkpoint_every=1", "train.keep=2",
+                                "train.keep_every=4"});
+  EXPECT_EQ(code_of(c), Exit::ok);
+  if (world().rank() == 0) {
+    EXPECT_EQ(list_checkpoints(RunFolder{c.output.dir}.checkpoints()),
+              (std::vector<std::string>{"step-00000004", "step-00000008", "step-00000009"}));
+  }
+}
+
+TEST_F(Training, ValidationIsTheSameForEveryRunAndRankCount) {
+  const std::vector<std::string> held{"validation.fraction=0.3", "validation.every=5",
+                                      "train.steps=5"};
+  const auto together = config("together", held), alone = config("alone", held);
+  run_training(together, {}, world());
+  train_alone(alone);
+  if (world().rank() != 0) return;
+  const auto record = [](const TrainConfig& c) {
+    return nlohmann::json::parse(read_file(RunFolder{c.output.dir}.validation()));
+  };
+  const auto a = record(together), b = record(alone);
+  EXPECT_EQ(a["step"], 5);
+  EXPECT_GT(a["count"], 0);
+  EXPECT_LT(a["count"], 24);
+  EXPECT_NEAR(a["loss"].get<double>(), b["loss"].get<double>(), 1e-5);
+  double mean = 0;
+  for (const auto& q : a["loss_by_timestep_quartile"]) mean += q.get<double>() / 4;
+  EXPECT_NEAR(mean, a["loss"].get<double>(), 1e-9);  // as many measurements in each quartile
+}
+
+TEST_F(Training, PersistentNaNEndsWith87AfterThreeSkips) {
+  if (world().rank() == 0) {
+    UNetConfig unet_config = tiny_unet();
+    unet_config.encoder_hid_dim = tiny_text_dim;
+    const UNet unet(unet_config);
+    const Buffer flat(DType::f32, {unet.parameters().numel()});
+    initialize(unet.parameters(), flat, 1);
+    SafetensorsWriter writer;
+    for (ParamId id = 0; id < unet.parameters().size(); ++id) {
+      const Parameter& p = unet.parameters()[id];
+      Buffer values(DType::f32, p.shape);
+      export_parameter(p, values, Weights(unet.parameters(), flat)[id]);
+      if (p.name == "conv_out.bias") values.as<float>()[0] = NAN;
+      writer.add(p.name, std::move(values));
+    }
+    make_directories(dir_ + "/init");
+    writer.write(dir_ + "/init/diffusion_pytorch_model.safetensors");
+    write_file_atomically(dir_ + "/init/config.json", unet_config.to_json());
+  }
+  world().barrier();
+  const auto c = config("run", {"model.unet=", "model.init=" + dir_ + "/init"});
+  EXPECT_EQ(code_of(c), Exit::numerics);
+  if (world().rank() != 0) return;
+  const auto note = nlohmann::json::parse(read_file(RunFolder{c.output.dir}.exit_note()));
+  EXPECT_EQ(note["code"], 87);
+  EXPECT_NE(note["cause"].get<std::string>().find("step 4: the gradient is not finite"),
+            std::string::npos)
+      << note["cause"];
+}
+
+TEST_F(Training, EveryOptionTogetherStillTrains) {
+  const auto c = config("run", {"train.precision=bf16", "train.reduce=bf16", "train.ema_decay=0.9",
+                                "train.clip=1", "data.pooled=true", "train.schedule=cosine",
+                                "diffusion.prediction=v_prediction", "diffusion.min_snr_gamma=5",
+                                "samples.every=10"});
+  TrainOptions options;
+  int previews = 0;
+  options.preview = [&](const PreviewRequest& request) {
+    ++previews;
+    EXPECT_TRUE(directory_exists(request.dir));
+    EXPECT_EQ(request.weights.flat().dtype, DType::bf16);
+    if (world().rank() == 0) write_file_atomically(request.dir + "/note.txt", "x");
+  };
+  EXPECT_EQ(run_training(c, options, world()).step, 20);
+  EXPECT_EQ(previews, 2);
+  if (world().rank() == 0) {
+    EXPECT_TRUE(file_exists(RunFolder{c.output.dir}.samples(20) + "/note.txt"));
+    EXPECT_TRUE(std::isfinite(metrics_of(c)[20]["loss"].get<double>()));
+    EXPECT_TRUE(file_exists(RunFolder{c.output.dir}.provenance()));
+    const auto resolved = load_train_config(RunFolder{c.output.dir}.config());
+    EXPECT_TRUE(config_differences(c, resolved).empty());
+  }
+}
+
+TEST_F(Training, MisfitsOfModelAndDataAre78) {
+  EXPECT_EQ(code_of(config("a", {"model.text_projection=never"})), Exit::mismatch);
+  EXPECT_EQ(code_of(config("b", {"train.microbatch=16", "train.batch=16"})), Exit::ok);
+}
+
+TEST_F(Training, DryRunNamesMemoryAndTime) {
+  const auto plan = plan_training(config("run"), world());
+  for (const char* word : {"memory a rank", "optimizer state", "activations", "time in all",
+                           "a checkpoint", "epochs"})
+    EXPECT_NE(plan.find(word), std::string::npos) << word << "\n" << plan;
+  EXPECT_FALSE(directory_exists(dir_ + "/run"));
+}
+
+}  // namespace
+}  // namespace strata

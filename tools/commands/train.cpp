@@ -1,0 +1,51 @@
+// strata train (MPI).
+
+#include <cstdio>
+
+#include "commands/commands.hpp"
+#include "commands/options.hpp"
+#include "commands/preview.hpp"
+#include "core/log.hpp"
+#include "train/trainer.hpp"
+
+namespace strata::commands {
+
+namespace po = boost::program_options;
+
+int train(const Arguments& arguments, Communicator& communicator) {
+  Options options("train --config FILE",
+                  "Trains from a TOML config. Alone as one rank, or under mpirun or srun.",
+                  "mpirun -np 4 strata train --config configs/recipe/sd2-256.toml "
+                  "--set output.dir=runs/first");
+  options.add()("config", po::value<std::string>(), "TOML file (see `strata config keys`)")(
+      "set", po::value<std::vector<std::string>>()->composing(), "table.key=value, repeatable")(
+      "resume", po::value<std::string>()->default_value("auto"),
+      "auto: from the newest checkpoint of the run folder, if any; never; or a checkpoint folder")(
+      "overwrite", toggle(), "with --resume never: remove what an earlier run left")(
+      "dry-run", toggle(), "say what the run would need, and stop")(
+      "dump-steps", po::value<std::int64_t>()->default_value(0),
+      "write the inputs of the first N steps to dump/");
+  if (!options.parse(arguments)) return 0;
+  const auto overrides = options.has("set") ? options.get<std::vector<std::string>>("set")
+                                            : std::vector<std::string>{};
+  const TrainConfig config = load_train_config(options.text("config"), overrides);
+
+  TrainOptions how;
+  how.resume = options.text("resume");
+  how.overwrite = options.flag("overwrite");
+  how.dump_steps = options.get<std::int64_t>("dump-steps");
+  if (how.overwrite && how.resume != "never")
+    fail(Exit::usage, "--overwrite goes with --resume never");
+  if (how.dump_steps < 0) fail(Exit::usage, "--dump-steps: negative");
+  if (how.resume.empty()) fail(Exit::usage, "--resume: empty");
+  if (options.flag("dry-run")) {
+    const std::string plan = plan_training(config, communicator);
+    log::info("{}", plan);
+    return 0;
+  }
+  if (!config.samples.prompts.empty()) how.preview = preview_images(config, communicator);
+  const TrainResult result = run_training(config, how, communicator);
+  return static_cast<int>(result.stopped ? Exit::requeue : Exit::ok);
+}
+
+}  // namespace strata::commands
