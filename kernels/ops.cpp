@@ -73,7 +73,9 @@ class Check {
   const char* op_;
 };
 
-std::int64_t rows_of(const Tensor& t) { return t.shape[-1] == 0 ? 0 : t.numel() / t.shape[-1]; }
+std::int64_t rows_of(const Tensor& t) {
+  return t.shape[-1] == 0 ? 0 : t.numel() / t.shape[-1];
+}
 
 /// (B+1) non-decreasing host offsets ending at `total`.
 void check_offsets(const char* op, const char* name, const Tensor& offsets, std::int64_t total) {
@@ -90,7 +92,8 @@ void check_offsets(const char* op, const char* name, const Tensor& offsets, std:
 
 }  // namespace
 
-// --- linear, convolution --------------------------------------------------------------------------
+// --- linear, convolution
+// --------------------------------------------------------------------------
 void linear(Exec& exec, Tensor y, Tensor x, Tensor w, Tensor b) {
   const Check check(exec, "linear");
   check.activation("x", x).rank("w", w, 2);
@@ -114,9 +117,9 @@ namespace {
 void check_conv(const Check& check, const char* y_name, const Tensor& y, const Tensor& x,
                 const Tensor& w, const Conv2dParams& p) {
   check.activation("x", x).rank("x", x, 4).rank("w", w, 4);
-  check.that(p.stride >= 1 && p.pad_top >= 0 && p.pad_left >= 0 && p.pad_bottom >= 0 &&
-                 p.pad_right >= 0,
-             "bad stride or padding");
+  check.that(
+      p.stride >= 1 && p.pad_top >= 0 && p.pad_left >= 0 && p.pad_bottom >= 0 && p.pad_right >= 0,
+      "bad stride or padding");
   const std::int64_t height = (x.shape[1] + p.pad_top + p.pad_bottom - w.shape[1]) / p.stride + 1;
   const std::int64_t width = (x.shape[2] + p.pad_left + p.pad_right - w.shape[2]) / p.stride + 1;
   check.is("w", w, x.dtype, {w.shape[0], w.shape[1], w.shape[2], x.shape[3]});
@@ -140,7 +143,8 @@ void conv2d_backward(Exec& exec, Tensor dx, Tensor dw, Tensor db, Tensor dy, Ten
   exec.backend().conv2d_backward(exec, dx, dw, db, dy, x, w, p);
 }
 
-// --- normalisation --------------------------------------------------------------------------------
+// --- normalisation
+// --------------------------------------------------------------------------------
 void group_norm(Exec& exec, Tensor y, Tensor stats, Tensor x, Tensor w, Tensor b, int groups,
                 float eps, Activation activation) {
   const Check check(exec, "group_norm");
@@ -192,7 +196,8 @@ void rms_norm(Exec& exec, Tensor y, Tensor x, Tensor w, float eps) {
   exec.backend().rms_norm(exec, y, x, w, eps);
 }
 
-// --- pointwise ------------------------------------------------------------------------------------
+// --- pointwise
+// ------------------------------------------------------------------------------------
 void silu(Exec& exec, Tensor y, Tensor x) {
   Check(exec, "silu").activation("x", x, 0).is("y", y, x.dtype, x.shape);
   exec.backend().silu(exec, y, x);
@@ -262,7 +267,8 @@ void scale(Exec& exec, Tensor y, Tensor x, float factor) {
   exec.backend().scale(exec, y, x, factor);
 }
 
-// --- shape ----------------------------------------------------------------------------------------
+// --- shape
+// ----------------------------------------------------------------------------------------
 void concat(Exec& exec, Tensor y, Tensor a, Tensor b) {
   const Check check(exec, "concat");
   check.activation("y", y).activation("a", a).activation("b", b);
@@ -307,7 +313,8 @@ void nhwc_to_nchw(Exec& exec, Tensor y, Tensor x) {
   exec.backend().nhwc_to_nchw(exec, y, x);
 }
 
-// --- attention ------------------------------------------------------------------------------------
+// --- attention
+// ------------------------------------------------------------------------------------
 namespace {
 void check_attention(const Check& check, const char* op, const Tensor& q, const Tensor& k,
                      const Tensor& v, const Tensor& o, const Tensor& q_offsets,
@@ -352,10 +359,13 @@ void rope(Exec& exec, Tensor x, Tensor offsets, Tensor inv_freq) {
   exec.backend().rope(exec, x, offsets, inv_freq);
 }
 
-// --- embeddings, text strategies --------------------------------------------------------------------
+// --- embeddings, text strategies
+// --------------------------------------------------------------------
 void embedding(Exec& exec, Tensor y, Tensor table, Tensor ids) {
   const Check check(exec, "embedding");
-  check.activation("table", table).rank("table", table, 2).is("ids", ids, DType::i64, {ids.numel()});
+  check.activation("table", table)
+      .rank("table", table, 2)
+      .is("ids", ids, DType::i64, {ids.numel()});
   check.is("y", y, table.dtype, {ids.numel(), table.shape[1]});
   exec.backend().embedding(exec, y, table, ids);
 }
@@ -373,7 +383,8 @@ void accumulate_layer(Exec& exec, Tensor sum, Tensor x, bool normalised) {
   exec.backend().accumulate_layer(exec, sum, x, normalised);
 }
 
-// --- diffusion --------------------------------------------------------------------------------------
+// --- diffusion
+// --------------------------------------------------------------------------------------
 void normals(Exec& exec, Tensor out, PhiloxKey key, const PhiloxCounter* at) {
   const Check check(exec, "normals");
   check.activation("out", out).is("out", out, DType::f32, out.shape);
@@ -399,7 +410,8 @@ void mse_loss(Exec& exec, Tensor loss, Tensor dprediction, Tensor prediction, Te
   exec.backend().mse_loss(exec, loss, dprediction, prediction, target, weight, grad_scale);
 }
 
-// --- optimizer --------------------------------------------------------------------------------------
+// --- optimizer
+// --------------------------------------------------------------------------------------
 void adamw(Exec& exec, Tensor param, Tensor master, Tensor m, Tensor v, Tensor grad, Tensor ema,
            float ema_decay, AdamWParams p) {
   const Check check(exec, "adamw");

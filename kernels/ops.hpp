@@ -6,12 +6,14 @@
 //   - activations and parameters share one dtype, f32 or bf16 ("T" below); statistics, losses and
 //     parameter gradients are f32. Arithmetic and accumulation are f32 in both.
 //   - activation gradients are assigned, parameter gradients are accumulated (+=).
-//   - the backend keeps weights in its own layout by address: Exec::weights_changed() after they changed.
-//   - an absent optional tensor is Tensor{}; no rows (M = 0, T = 0) is no work. Shapes and dtypes are checked once, in ops.cpp.
+//   - the backend keeps weights in its own layout by address: Exec::weights_changed() after they
+//   changed.
+//   - an absent optional tensor is Tensor{}; no rows (M = 0, T = 0) is no work. Shapes and dtypes
+//   are checked once, in ops.cpp.
 //   - results do not depend on the number of threads.
 //
-// Letters: B batch, H W image, C channels, M rows, K reduction width, T tokens of all sequences laid
-// end to end, N heads, D head width, G groups, F feed-forward width.
+// Letters: B batch, H W image, C channels, M rows, K reduction width, T tokens of all sequences
+// laid end to end, N heads, D head width, G groups, F feed-forward width.
 
 #include "core/exec.hpp"
 #include "core/rng.hpp"
@@ -36,7 +38,8 @@ void conv2d_backward(Exec&, Tensor dx, Tensor dw, Tensor db, Tensor dy, Tensor x
 
 // --- normalisation ------------------------------------------------------------------------------
 enum class Activation { none, silu };
-/// y (B,...,C) = act(group_norm(x) * w + b); stats (B,G,2) f32 receives mean and 1/std (absent: not kept).
+/// y (B,...,C) = act(group_norm(x) * w + b); stats (B,G,2) f32 receives mean and 1/std (absent: not
+/// kept).
 void group_norm(Exec&, Tensor y, Tensor stats, Tensor x, Tensor w, Tensor b, int groups, float eps,
                 Activation);
 void group_norm_backward(Exec&, Tensor dx, Tensor dw, Tensor db, Tensor dy, Tensor stats, Tensor x,
@@ -89,8 +92,8 @@ void attention(Exec&, Tensor o, Tensor lse, Tensor q, Tensor k, Tensor v, Tensor
 void attention_backward(Exec&, Tensor dq, Tensor dk, Tensor dv, Tensor dout, Tensor q, Tensor k,
                         Tensor v, Tensor o, Tensor lse, Tensor q_offsets, Tensor k_offsets,
                         AttentionParams);
-/// Rotary embedding in place on x (T,N,D), pairs (i, i + D/2); positions start at 0 in each sequence.
-/// inv_freq (D/2) f32.
+/// Rotary embedding in place on x (T,N,D), pairs (i, i + D/2); positions start at 0 in each
+/// sequence. inv_freq (D/2) f32.
 void rope(Exec&, Tensor x, Tensor offsets, Tensor inv_freq);
 
 // --- embeddings ---------------------------------------------------------------------------------
@@ -107,13 +110,14 @@ void accumulate_layer(Exec&, Tensor sum, Tensor x, bool normalised);
 void scale(Exec&, Tensor y, Tensor x, float factor);
 
 // --- diffusion ----------------------------------------------------------------------------------
-/// out (B,...) f32: standard normals of row b are a pure function of (key, at[b]); element i of a row
-/// uses word i % 4 of block i / 4. Equal bit for bit on every backend.
+/// out (B,...) f32: standard normals of row b are a pure function of (key, at[b]); element i of a
+/// row uses word i % 4 of block i / 4. Equal bit for bit on every backend.
 void normals(Exec&, Tensor out, PhiloxKey key, const PhiloxCounter* at);
 /// y_b = a_b * x_b + s_b * noise_b; a s (B) f32; x noise f32, y T.
 void add_noise(Exec&, Tensor y, Tensor x, Tensor noise, Tensor a, Tensor s);
-/// loss (B) f32 = mean over the row of (prediction - target)^2, target f32, any dtype of prediction;
-/// dprediction T (absent: not computed) = weight_b * 2 (prediction - target) * grad_scale / row size.
+/// loss (B) f32 = mean over the row of (prediction - target)^2, target f32, any dtype of
+/// prediction; dprediction T (absent: not computed) = weight_b * 2 (prediction - target) *
+/// grad_scale / row size.
 void mse_loss(Exec&, Tensor loss, Tensor dprediction, Tensor prediction, Tensor target,
               Tensor weight, float grad_scale);
 
@@ -124,7 +128,8 @@ struct AdamWParams {  // doubles, so that 1 - beta is what PyTorch's is
   float grad_scale = 1.0f;  // multiplies the gradient before use
 };
 /// Decoupled AdamW (Loshchilov & Hutter 2019) as torch.optim.AdamW computes it, on flat f32 shards
-/// (n); param T receives the rounded master weights. ema (n) f32 optional: ema = d ema + (1-d) master.
+/// (n); param T receives the rounded master weights. ema (n) f32 optional: ema = d ema + (1-d)
+/// master.
 void adamw(Exec&, Tensor param, Tensor master, Tensor m, Tensor v, Tensor grad, Tensor ema,
            float ema_decay, AdamWParams);
 struct GradientStats {

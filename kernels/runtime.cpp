@@ -19,7 +19,9 @@ Exec::Exec(Device device, int threads)
 Exec::~Exec() = default;
 Exec::Exec(Exec&&) noexcept = default;
 
-void Exec::weights_changed() { backend_->weights_changed(); }
+void Exec::weights_changed() {
+  backend_->weights_changed();
+}
 
 namespace memory {
 
@@ -32,8 +34,10 @@ void release(Device device, void* data) noexcept {
 }
 
 void copy(void* to, Device to_device, const void* from, Device from_device, std::size_t bytes) {
-  if (to_device == host_device && from_device == host_device) std::memmove(to, from, bytes);
-  else cuda::copy(to, to_device, from, from_device, bytes);
+  if (to_device == host_device && from_device == host_device)
+    std::memmove(to, from, bytes);
+  else
+    cuda::copy(to, to_device, from, from_device, bytes);
 }
 
 }  // namespace memory

@@ -21,7 +21,8 @@ struct Command {
 };
 
 constexpr Command table[] = {
-    {"index", "images and captions -> index.jsonl, the fixed list of samples", commands::index, false},
+    {"index", "images and captions -> index.jsonl, the fixed list of samples", commands::index,
+     false},
     {"cache", "text | latents | verify | stats: the HDF5 caches of embeddings and latents",
      commands::cache, true},
     {"train", "trains a U-Net from a TOML config, sharded over the ranks", commands::train, true},
@@ -33,16 +34,18 @@ constexpr Command table[] = {
     {"inspect", "says what a cache, checkpoint or model folder holds", commands::inspect, false},
     {"tokenize", "lines -> token ids", commands::tokenize, false},
     {"eval", "runs one module on tensors from a file", commands::eval, false},
-    {"world", "renders the miniature study's pictures, captions and prompts", commands::world, false},
+    {"world", "renders the miniature study's pictures, captions and prompts", commands::world,
+     false},
 };
 
 void print_usage(std::FILE* to) {
   fmt::print(to, "usage: strata COMMAND [options]\n\n");
   for (const auto& c : table)
     fmt::print(to, "  {:<10} {}{}\n", c.name, c.about, c.parallel ? "  (MPI)" : "");
-  fmt::print(to,
-             "\n`strata COMMAND --help` shows a command's options and an example. Commands marked (MPI)\n"
-             "run under mpirun or srun, or alone as one rank.\n");
+  fmt::print(
+      to,
+      "\n`strata COMMAND --help` shows a command's options and an example. Commands marked (MPI)\n"
+      "run under mpirun or srun, or alone as one rank.\n");
 }
 
 /// The last line of stderr, from the lowest failing rank only.

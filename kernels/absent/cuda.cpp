@@ -11,9 +11,15 @@ namespace {
 }
 }  // namespace
 
-std::unique_ptr<Backend> make_backend(Device) { absent(); }
-void* allocate(Device, std::size_t) { absent(); }
+std::unique_ptr<Backend> make_backend(Device) {
+  absent();
+}
+void* allocate(Device, std::size_t) {
+  absent();
+}
 void release(Device, void*) noexcept {}
-void copy(void*, Device, const void*, Device, std::size_t) { absent(); }
+void copy(void*, Device, const void*, Device, std::size_t) {
+  absent();
+}
 
 }  // namespace strata::cuda

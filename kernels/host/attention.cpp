@@ -1,8 +1,9 @@
-// Softmax attention on packed f32 tiles. Forward keeps a running maximum and sum over blocks of keys
-// (Dao et al., FlashAttention, 2022); backward recomputes the probabilities from the saved
-// log-sum-exp. A task is a head and some queries (forward) or a key head (backward): sums never cross
-// tasks, so threads cannot change them.
+// Softmax attention on packed f32 tiles. Forward keeps a running maximum and sum over blocks of
+// keys (Dao et al., FlashAttention, 2022); backward recomputes the probabilities from the saved
+// log-sum-exp. A task is a head and some queries (forward) or a key head (backward): sums never
+// cross tasks, so threads cannot change them.
 
+#include <array>
 #include <cmath>
 #include <limits>
 
@@ -55,18 +56,6 @@ struct Layout {
   }
 };
 
-/// Runs f(task, scratch) for each task; the scratch of `floats` belongs to the thread.
-template <class F>
-void for_tasks_with_scratch(Exec& exec, std::int64_t tasks, std::int64_t floats, F f) {
-  const std::int64_t slots = std::min<std::int64_t>(exec.threads(), tasks);
-  if (slots == 0) return;
-  const ArenaScope scope(exec.arena);
-  float* scratch = exec.empty(DType::f32, {slots, floats}).as<float>();
-  for_tasks(exec, slots, [=](std::int64_t slot) {
-    for (std::int64_t task = slot; task < tasks; task += slots) f(task, scratch + slot * floats);
-  });
-}
-
 /// to (rows, padded) f32 from rows of a (T,N,D) tensor, columns padded with zeros.
 template <class T>
 void pack_rows(float* to, std::int64_t padded, const T* from, std::int64_t pitch,
@@ -96,8 +85,7 @@ void pack_panels(float* to, const T* from, std::int64_t pitch, std::int64_t widt
 /// scores (rows, key_block) = A (rows, width) times `keys` (whole lanes) packed keys from panel
 /// `first_key` / 64.
 void scores_of(float* scores, std::int64_t rows, const float* a, std::int64_t a_row,
-               const float* panels, std::int64_t width, std::int64_t first_key,
-               std::int64_t keys) {
+               const float* panels, std::int64_t width, std::int64_t first_key, std::int64_t keys) {
   for (std::int64_t key = 0; key < keys; key += panel)
     tile_product(rows, std::min(panel, keys - key), width, {a, a_row, 1},
                  panels + (first_key + key) * width, panel, scores + key, key_block, false);
@@ -109,15 +97,24 @@ std::int64_t visible(const ops::AttentionParams& p, std::int64_t index, std::int
   return p.causal ? std::clamp<std::int64_t>(index + 1 - first, 0, keys) : keys;
 }
 
-/// Turns a row of scores into exp(score - shift), zeros after `count` up to `padded`; their sum. Works
-/// on whole lanes, in which scores after `count` are finite.
+/// 0, 1, 2, ...: a comparison with it is a mask. (Comparing the loop's counter itself makes the
+/// compiler split the loop in two, the second scalar.)
+constexpr auto positions = [] {
+  std::array<float, key_block> all{};
+  for (std::size_t i = 0; i < all.size(); ++i) all[i] = static_cast<float>(i);
+  return all;
+}();
+
+/// Turns a row of scores into exp(score - shift), zeros after `count` up to `padded`; their sum.
+/// Works on whole lanes, in which scores after `count` are finite.
 float exponentiate(float* row, std::int64_t count, std::int64_t padded, float shift) {
-  const auto lanes = static_cast<int>(round_up(count, lane)), valid = static_cast<int>(count);
+  const std::int64_t lanes = round_up(count, lane);
+  const auto end = static_cast<float>(count);
   float sum = 0;
 #pragma omp simd reduction(+ : sum)
-  for (int i = 0; i < lanes; ++i) {
+  for (std::int64_t i = 0; i < lanes; ++i) {
     const float e = portable::exp(row[i] - shift);
-    row[i] = i < valid ? e : 0.0f;
+    row[i] = positions[static_cast<std::size_t>(i)] < end ? e : 0.0f;
     sum += row[i];
   }
   std::fill(row + lanes, row + padded, 0.0f);
@@ -125,10 +122,11 @@ float exponentiate(float* row, std::int64_t count, std::int64_t padded, float sh
 }
 
 float maximum(const float* row, std::int64_t count, float largest) {
-  const auto lanes = static_cast<int>(round_up(count, lane)), valid = static_cast<int>(count);
+  const std::int64_t lanes = round_up(count, lane);
+  const auto end = static_cast<float>(count);
 #pragma omp simd reduction(max : largest)
-  for (int i = 0; i < lanes; ++i) {
-    const float score = i < valid ? row[i] : -std::numeric_limits<float>::infinity();
+  for (std::int64_t i = 0; i < lanes; ++i) {
+    const float score = positions[static_cast<std::size_t>(i)] < end ? row[i] : -1e38f;
     largest = score > largest ? score : largest;
   }
   return largest;
@@ -164,8 +162,9 @@ struct Forward {
   const T *q, *k, *v;
   std::int64_t keys_capacity;
 
-  std::int64_t scratch() const {
-    return 2 * keys_capacity * at.padded_width + query_tile * (2 * at.padded_width + key_block);
+  std::int64_t scratch_bytes() const {
+    return 4 *
+           (2 * keys_capacity * at.padded_width + query_tile * (2 * at.padded_width + key_block));
   }
 
   void task(std::int64_t b, std::int64_t head, std::int64_t first, std::int64_t count,
@@ -230,9 +229,9 @@ struct Backward {
   const float* lse;
   std::int64_t keys_capacity;
 
-  std::int64_t scratch() const {
-    return 5 * keys_capacity * at.padded_width +
-           query_tile * (3 * at.padded_width + 2 * key_block);
+  std::int64_t scratch_bytes() const {
+    return 4 * (5 * keys_capacity * at.padded_width +
+                query_tile * (3 * at.padded_width + 2 * key_block));
   }
 
   /// All queries of all heads that share key head `key_head` in sequence b.
@@ -318,12 +317,11 @@ void HostBackend::attention(Exec& exec, Tensor o, Tensor lse, Tensor q, Tensor k
   const std::int64_t chunks = (at.longest_queries() + query_task - 1) / query_task;
   with_type(q.dtype, [&](auto type) {
     using T = decltype(type);
-    const Forward<T> forward{at,          p,           o.as<T>(),
-                             lse ? lse.as<float>() : nullptr,
-                             q.as<T>(),   k.as<T>(),   v.as<T>(),
-                             at.longest_keys()};
-    for_tasks_with_scratch(exec, at.batch * at.heads * chunks, forward.scratch(),
-                           [&](std::int64_t task, float* scratch) {
+    const Forward<T> forward{at,        p,         o.as<T>(), lse ? lse.as<float>() : nullptr,
+                             q.as<T>(), k.as<T>(), v.as<T>(), at.longest_keys()};
+    for_tasks_with_scratch(exec, at.batch * at.heads * chunks, forward.scratch_bytes(),
+                           [&](std::int64_t task, std::byte* memory) {
+                             auto* scratch = reinterpret_cast<float*>(memory);
                              const std::int64_t b = task / (at.heads * chunks);
                              const std::int64_t first = task % chunks * query_task;
                              const std::int64_t left = at.span(b).q_count - first;
@@ -340,20 +338,12 @@ void HostBackend::attention_backward(Exec& exec, Tensor dq, Tensor dk, Tensor dv
   const Layout at(q, k, q_offsets, k_offsets);
   with_type(q.dtype, [&](auto type) {
     using T = decltype(type);
-    const Backward<T> backward{at,
-                               p,
-                               dq.as<T>(),
-                               dk.as<T>(),
-                               dv.as<T>(),
-                               dout.as<T>(),
-                               q.as<T>(),
-                               k.as<T>(),
-                               v.as<T>(),
-                               o.as<T>(),
-                               lse.as<float>(),
-                               at.longest_keys()};
-    for_tasks_with_scratch(exec, at.batch * at.key_heads, backward.scratch(),
-                           [&](std::int64_t task, float* scratch) {
+    const Backward<T> backward{
+        at,        p,         dq.as<T>(), dk.as<T>(), dv.as<T>(),      dout.as<T>(),
+        q.as<T>(), k.as<T>(), v.as<T>(),  o.as<T>(),  lse.as<float>(), at.longest_keys()};
+    for_tasks_with_scratch(exec, at.batch * at.key_heads, backward.scratch_bytes(),
+                           [&](std::int64_t task, std::byte* memory) {
+                             auto* scratch = reinterpret_cast<float*>(memory);
                              backward.task(task / at.key_heads, task % at.key_heads, scratch);
                            });
   });

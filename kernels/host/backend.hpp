@@ -70,6 +70,11 @@ class HostBackend final : public Backend {
   void accumulate(Exec&, Tensor a, Tensor b) override;
 
  private:
+  /// dw (N,K) f32 += dy (M,N)^T x (M,K), the same bits for any number of threads.
+  void weight_gradient(Exec&, Tensor dw, Tensor dy, Tensor x);
+  /// dw (N,R,S,C) f32 += the convolution's weight gradient, likewise.
+  void weight_gradient(Exec&, Tensor dw, Tensor dy, Tensor x, ops::Conv2dParams);
+
   Vendor vendor_;
 };
 

@@ -9,8 +9,10 @@ namespace strata::host {
 /// Calls f with a value of the tensor's element type: f(float{}) or f(bf16{}).
 template <class F>
 void with_type(DType dtype, F f) {
-  if (dtype == DType::bf16) f(bf16{});
-  else f(float{});
+  if (dtype == DType::bf16)
+    f(bf16{});
+  else
+    f(float{});
 }
 
 template <class T>

@@ -1,5 +1,5 @@
-// GroupNorm over NHWC. A sample's pixels are cut into blocks that fit a core's cache: statistics of a
-// block are exact two-pass sums about its own mean, blocks are joined as Chan, Golub and LeVeque
+// GroupNorm over NHWC. A sample's pixels are cut into blocks that fit a core's cache: statistics of
+// a block are exact two-pass sums about its own mean, blocks are joined as Chan, Golub and LeVeque
 // (1983) join them.
 
 #include <cmath>
@@ -167,8 +167,8 @@ void gradient_sums(Exec& exec, const Blocks& blocks, const T* dy, const T* x, co
 #pragma omp simd
       for (std::int64_t c = 0; c < channels; ++c) {
         const float centred = to_float(from[c]) - at.mean[c];
-        const float dz = gradient_before<with_silu>(to_float(gradient[c]),
-                                                    centred * at.scale[c] + at.bias[c]);
+        const float dz =
+            gradient_before<with_silu>(to_float(gradient[c]), centred * at.scale[c] + at.bias[c]);
         sum[c] += dz;
         sum_x[c] += dz * centred;
       }
@@ -227,8 +227,8 @@ void apply_gradient(Exec& exec, const Blocks& blocks, T* dx, const T* dy, const 
 #pragma omp simd
       for (std::int64_t c = 0; c < channels; ++c) {
         const float centred = to_float(from[c]) - at.mean[c];
-        const float dz = gradient_before<with_silu>(to_float(gradient[c]),
-                                                    centred * at.scale[c] + at.bias[c]);
+        const float dz =
+            gradient_before<with_silu>(to_float(gradient[c]), centred * at.scale[c] + at.bias[c]);
         to[c] = from_float<T>(dz * direct[c] + (centred * slope[c] + offset[c]));
       }
     }
@@ -237,8 +237,10 @@ void apply_gradient(Exec& exec, const Blocks& blocks, T* dx, const T* dy, const 
 
 template <class F>
 void with_activation(ops::Activation activation, F f) {
-  if (activation == ops::Activation::silu) f(std::true_type{});
-  else f(std::false_type{});
+  if (activation == ops::Activation::silu)
+    f(std::true_type{});
+  else
+    f(std::false_type{});
 }
 
 }  // namespace
@@ -257,9 +259,8 @@ void HostBackend::group_norm(Exec& exec, Tensor y, Tensor stats, Tensor x, Tenso
     block_moments(exec, blocks, x.as<T>(), moments, scratch);
     join_moments(blocks, moments, stats.as<float>(), eps);
     make_affine(blocks, stats.as<float>(), w.as<T>(), b.as<T>(), affine);
-    with_activation(activation, [&](auto silu) {
-      apply<silu>(exec, blocks, y.as<T>(), x.as<T>(), affine);
-    });
+    with_activation(activation,
+                    [&](auto silu) { apply<silu>(exec, blocks, y.as<T>(), x.as<T>(), affine); });
   });
 }
 

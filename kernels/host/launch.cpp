@@ -25,10 +25,9 @@ void launch(Exec& exec, std::int64_t rows, std::int64_t grain, RowBlock body) {
   ensure_kokkos();
   const std::int64_t blocks = (rows + grain - 1) / grain;
   const auto run = [=](std::int64_t first, std::int64_t last) {
-    Kokkos::parallel_for(Kokkos::RangePolicy<Space, Kokkos::IndexType<std::int64_t>>(first, last),
-                         [=](std::int64_t block) {
-                           body(block * grain, std::min(rows, (block + 1) * grain));
-                         });
+    Kokkos::parallel_for(
+        Kokkos::RangePolicy<Space, Kokkos::IndexType<std::int64_t>>(first, last),
+        [=](std::int64_t block) { body(block * grain, std::min(rows, (block + 1) * grain)); });
   };
   // A threaded host space divides the range itself; a serial one gets a range for each thread.
   const auto threads = static_cast<int>(std::min<std::int64_t>(exec.threads(), blocks));

@@ -1,6 +1,7 @@
 #pragma once
 // The one way in which host kernels use threads: independent rows, plain loops inside a row. What a
-// row computes never depends on how rows are dealt to threads, so results do not depend on it either.
+// row computes never depends on how rows are dealt to threads, so results do not depend on it
+// either.
 
 #include <algorithm>
 #include <cstdint>
@@ -52,6 +53,19 @@ void for_elements(Exec& exec, std::int64_t count, F f) {
 template <class F>
 void for_tasks(Exec& exec, std::int64_t count, F f) {
   for_rows(exec, count, 1 << 20, f);
+}
+
+/// f(task, scratch) for each task, with `bytes` of arena memory that is the running thread's own.
+template <class F>
+void for_tasks_with_scratch(Exec& exec, std::int64_t tasks, std::int64_t bytes, F f) {
+  const std::int64_t slots = std::min<std::int64_t>(exec.threads(), tasks);
+  if (slots == 0) return;
+  const std::int64_t size = (bytes + 63) / 64 * 64;
+  const ArenaScope scope(exec.arena);
+  std::byte* scratch = exec.empty(DType::u8, {slots, size}).data;
+  for_tasks(exec, slots, [=](std::int64_t slot) {
+    for (std::int64_t task = slot; task < tasks; task += slots) f(task, scratch + slot * size);
+  });
 }
 
 }  // namespace strata::host

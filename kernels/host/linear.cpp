@@ -41,11 +41,15 @@ Call make_product(const dnnl::engine& engine, DType dtype, std::int64_t m, std::
   return {dnnl::matmul(chosen), x, chosen.weights_desc(), y, b, chosen.scratchpad_desc(), {}};
 }
 
-/// dw (N,K) f32 += dy (M,N)^T x (M,K).
+/// Rows of dw (N,K) that make one task of the weight gradient: which sums run where depends on
+/// shapes alone, so threads cannot change them.
+constexpr std::int64_t slice_rows = 64;
+
+/// dw (rows,K) f32 += dy^T x (M,K), where dy^T (rows,M) are columns of a dy (M,N).
 Call make_weight_gradient(const dnnl::engine& engine, DType dtype, std::int64_t m, std::int64_t n,
-                          std::int64_t k) {
-  const auto dy = matrix(dtype, n, m, true), x = matrix(dtype, m, k);
-  const auto dw = matrix(DType::f32, n, k);
+                          std::int64_t k, std::int64_t rows) {
+  const memory::desc dy(Dims{rows, m}, vendor_type(dtype), Dims{1, n});
+  const auto x = matrix(dtype, m, k), dw = matrix(DType::f32, rows, k);
   const dnnl::matmul::primitive_desc chosen(dnnl::matmul::desc(dy, x, dw), attributes(true),
                                             engine);
   return {dnnl::matmul(chosen), dy, x, dw, {}, chosen.scratchpad_desc(), {}};
@@ -79,10 +83,9 @@ void HostBackend::linear(Exec& exec, Tensor y, Tensor x, Tensor w, Tensor b) {
   const void* weights = vendor_.weights(w.data, matrix(x.dtype, k, n, true), call.w);
   const Tensor source = with_rows(exec, x, m, rows);
   const Tensor target = rows == m ? y : exec.empty(y.dtype, {rows, n});
-  std::unordered_map<int, memory> arguments{
-      {DNNL_ARG_SRC, vendor_.memory(call.x, source.data)},
-      {DNNL_ARG_WEIGHTS, vendor_.memory(call.w, weights)},
-      {DNNL_ARG_DST, vendor_.memory(call.y, target.data)}};
+  std::unordered_map<int, memory> arguments{{DNNL_ARG_SRC, vendor_.memory(call.x, source.data)},
+                                            {DNNL_ARG_WEIGHTS, vendor_.memory(call.w, weights)},
+                                            {DNNL_ARG_DST, vendor_.memory(call.y, target.data)}};
   if (b) arguments.emplace(DNNL_ARG_BIAS, vendor_.memory(call.bias, b.data));
   vendor_.run(exec, call, std::move(arguments));
   if (rows != m) std::memcpy(y.data, target.data, y.bytes());
@@ -97,9 +100,9 @@ void HostBackend::linear_backward(Exec& exec, Tensor dx, Tensor dw, Tensor db, T
   const auto dtype = static_cast<std::int64_t>(x.dtype);
   const Tensor gradient = with_rows(exec, dy, m, rows);
   if (dx) {
-    const Call& call =
-        vendor_.call({Kind::linear_input_gradient, dtype, {rows, n, k}},
-                     [&] { return make_product(vendor_.engine(), x.dtype, rows, k, n, false); });
+    const Call& call = vendor_.call({Kind::linear_input_gradient, dtype, {rows, n, k}}, [&] {
+      return make_product(vendor_.engine(), x.dtype, rows, k, n, false);
+    });
     const void* weights = vendor_.weights(w.data, matrix(x.dtype, n, k), call.w);
     const Tensor target = rows == m ? dx : exec.empty(dx.dtype, {rows, k});
     vendor_.run(exec, call,
@@ -108,17 +111,36 @@ void HostBackend::linear_backward(Exec& exec, Tensor dx, Tensor dw, Tensor db, T
                  {DNNL_ARG_DST, vendor_.memory(call.y, target.data)}});
     if (rows != m) std::memcpy(dx.data, target.data, dx.bytes());
   }
-  if (dw) {
-    const Call& call =
-        vendor_.call({Kind::linear_weight_gradient, dtype, {rows, n, k}},
-                     [&] { return make_weight_gradient(vendor_.engine(), x.dtype, rows, n, k); });
-    const Tensor source = with_rows(exec, x, m, rows);
-    vendor_.run(exec, call,
-                {{DNNL_ARG_SRC, vendor_.memory(call.x, gradient.data)},
-                 {DNNL_ARG_WEIGHTS, vendor_.memory(call.w, source.data)},
-                 {DNNL_ARG_DST, vendor_.memory(call.y, dw.data)}});
-  }
+  if (dw) weight_gradient(exec, dw, gradient, with_rows(exec, x, m, rows));
   if (db) add_column_sums(exec, db, dy);
+}
+
+void HostBackend::weight_gradient(Exec& exec, Tensor dw, Tensor dy, Tensor x) {
+  const std::int64_t n = dw.shape[0], k = dw.shape[1], m = x.shape[0];
+  const std::int64_t slices = (n + slice_rows - 1) / slice_rows;
+  const ThreadScope alone(1);
+  const auto rows_of_slice = [=](std::int64_t s) {
+    return std::min(slice_rows, n - s * slice_rows);
+  };
+  const auto slice_call = [&](std::int64_t slice) -> const Call& {
+    const std::int64_t rows = rows_of_slice(slice);
+    return vendor_.call(
+        {Kind::linear_weight_gradient, static_cast<std::int64_t>(x.dtype), {m, n, k, rows}},
+        [&] { return make_weight_gradient(vendor_.engine(), x.dtype, m, n, k, rows); });
+  };
+  const Call &whole = slice_call(0), &last = slice_call(slices - 1);
+  const auto pitch = static_cast<std::int64_t>(size_of(dy.dtype)) * slice_rows;
+  for_tasks_with_scratch(
+      exec, slices, std::max(whole.scratch_bytes(), last.scratch_bytes()),
+      [&, this](std::int64_t slice, std::byte* scratch) {
+        const Call& call = slice == slices - 1 ? last : whole;
+        const Tensor part = dw.rows(slice * slice_rows, slice * slice_rows + rows_of_slice(slice));
+        vendor_.run_alone(call,
+                          {{DNNL_ARG_SRC, vendor_.memory(call.x, dy.data + slice * pitch)},
+                           {DNNL_ARG_WEIGHTS, vendor_.memory(call.w, x.data)},
+                           {DNNL_ARG_DST, vendor_.memory(call.y, part.data)}},
+                          scratch);
+      });
 }
 
 }  // namespace strata::host

@@ -44,8 +44,8 @@ ops::GradientStats HostBackend::gradient_stats(Exec& exec, Tensor grad) {
   constexpr std::int64_t piece = 16384;
   const std::int64_t count = grad.numel(), pieces = (count + piece - 1) / piece;
   const ArenaScope scope(exec.arena);
-  const Tensor storage = exec.empty(
-      DType::u8, {pieces * static_cast<std::int64_t>(sizeof(ops::GradientStats))});
+  const Tensor storage =
+      exec.empty(DType::u8, {pieces * static_cast<std::int64_t>(sizeof(ops::GradientStats))});
   auto* partial = reinterpret_cast<ops::GradientStats*>(storage.data);
   const float* g = grad.as<float>();
   for_rows(exec, pieces, piece, [=](std::int64_t i) {

@@ -22,14 +22,16 @@ void map(Exec& exec, To* y, std::int64_t count, F f, const From*... x) {
 void HostBackend::silu(Exec& exec, Tensor y, Tensor x) {
   with_type(x.dtype, [&](auto type) {
     using T = decltype(type);
-    map(exec, y.as<T>(), x.numel(), [](float v) { return portable::silu(v); }, x.as<T>());
+    map(
+        exec, y.as<T>(), x.numel(), [](float v) { return portable::silu(v); }, x.as<T>());
   });
 }
 
 void HostBackend::silu_backward(Exec& exec, Tensor dx, Tensor dy, Tensor x) {
   with_type(x.dtype, [&](auto type) {
     using T = decltype(type);
-    map(exec, dx.as<T>(), x.numel(), [](float g, float v) { return g * portable::silu_slope(v); },
+    map(
+        exec, dx.as<T>(), x.numel(), [](float g, float v) { return g * portable::silu_slope(v); },
         dy.as<T>(), x.as<T>());
   });
 }
@@ -75,7 +77,8 @@ void HostBackend::geglu_backward(Exec& exec, Tensor dh, Tensor dy, Tensor h) {
 void HostBackend::swiglu(Exec& exec, Tensor y, Tensor gate, Tensor up) {
   with_type(y.dtype, [&](auto type) {
     using T = decltype(type);
-    map(exec, y.as<T>(), y.numel(), [](float g, float u) { return portable::silu(g) * u; },
+    map(
+        exec, y.as<T>(), y.numel(), [](float g, float u) { return portable::silu(g) * u; },
         gate.as<T>(), up.as<T>());
   });
 }
@@ -83,7 +86,8 @@ void HostBackend::swiglu(Exec& exec, Tensor y, Tensor gate, Tensor up) {
 void HostBackend::add(Exec& exec, Tensor y, Tensor a, Tensor b) {
   with_type(y.dtype, [&](auto type) {
     using T = decltype(type);
-    map(exec, y.as<T>(), y.numel(), [](float p, float q) { return p + q; }, a.as<T>(), b.as<T>());
+    map(
+        exec, y.as<T>(), y.numel(), [](float p, float q) { return p + q; }, a.as<T>(), b.as<T>());
   });
 }
 
@@ -139,7 +143,8 @@ void HostBackend::cast(Exec& exec, Tensor y, Tensor x) {
       return;
     }
     with_type(x.dtype, [&](auto from) {
-      map(exec, target, y.numel(), [](float v) { return v; }, x.as<decltype(from)>());
+      map(
+          exec, target, y.numel(), [](float v) { return v; }, x.as<decltype(from)>());
     });
   });
 }
@@ -152,7 +157,8 @@ void HostBackend::fill(Exec& exec, Tensor y, float value) {
 
 void HostBackend::scale(Exec& exec, Tensor y, Tensor x, float factor) {
   with_type(y.dtype, [&](auto type) {
-    map(exec, y.as<decltype(type)>(), y.numel(), [factor](float v) { return factor * v; },
+    map(
+        exec, y.as<decltype(type)>(), y.numel(), [factor](float v) { return factor * v; },
         x.as<float>());
   });
 }

@@ -79,9 +79,9 @@ void HostBackend::layer_norm(Exec& exec, Tensor y, Tensor stats, Tensor x, Tenso
       if (weight)
 #pragma omp simd
         for (std::int64_t c = 0; c < width; ++c)
-          target[c] = from_float<T>((to_float(source[c]) - m.mean) * m.inverse_std *
-                                        to_float(weight[c]) +
-                                    to_float(bias[c]));
+          target[c] =
+              from_float<T>((to_float(source[c]) - m.mean) * m.inverse_std * to_float(weight[c]) +
+                            to_float(bias[c]));
       else
 #pragma omp simd
         for (std::int64_t c = 0; c < width; ++c)
@@ -134,7 +134,7 @@ void HostBackend::rms_norm(Exec& exec, Tensor y, Tensor x, Tensor w, float eps) 
 #pragma omp simd
       for (std::int64_t c = 0; c < width; ++c)
         target[c] = from_float<T>(to_float(from_float<T>(to_float(source[c]) * factor)) *
-                                   to_float(weight[c]));
+                                  to_float(weight[c]));
     });
   });
 }

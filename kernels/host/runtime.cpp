@@ -29,6 +29,8 @@ void* allocate(std::size_t bytes) {
   return data;
 }
 
-void release(void* data) noexcept { std::free(data); }
+void release(void* data) noexcept {
+  std::free(data);
+}
 
 }  // namespace strata::host

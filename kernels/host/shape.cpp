@@ -23,7 +23,9 @@ struct Image {
       : batch(t.shape[0]), height(t.shape[1]), width(t.shape[2]), channels(t.shape[3]) {}
 };
 
-std::int64_t ceil_div(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
+std::int64_t ceil_div(std::int64_t a, std::int64_t b) {
+  return (a + b - 1) / b;
+}
 
 }  // namespace
 

@@ -33,8 +33,10 @@ void tile_kernel(std::int64_t depth, TileView a, const float* b, std::int64_t b_
   for (int m = 0; m < rows; ++m)
 #pragma GCC unroll 8
     for (int n = 0; n < lanes; ++n)
-      if (accumulate) std::memcpy(&sum[m][n], c + m * c_row + n * lane, sizeof(Vector));
-      else sum[m][n] = Vector{};
+      if (accumulate)
+        std::memcpy(&sum[m][n], c + m * c_row + n * lane, sizeof(Vector));
+      else
+        sum[m][n] = Vector{};
   for (std::int64_t k = 0; k < depth; ++k) {
     Vector columns[lanes];
 #pragma GCC unroll 8

@@ -39,27 +39,38 @@ void* Vendor::weights(const std::byte* w, const dnnl::memory::desc& plain,
   return entry->data.tensor().data;
 }
 
-void Vendor::run(Exec& exec, const Call& call, std::unordered_map<int, dnnl::memory> arguments) {
+void Vendor::run(Exec& exec, const Call& call, Arguments arguments) {
   ArenaScope scope(exec.arena);
-  if (const auto bytes = static_cast<std::int64_t>(call.scratchpad.get_size()))
+  if (const std::int64_t bytes = call.scratch_bytes())
     arguments.emplace(DNNL_ARG_SCRATCHPAD,
                       memory(call.scratchpad, exec.empty(DType::u8, {bytes}).data));
   call.primitive.execute(stream_, arguments);
   stream_.wait();
 }
 
+void Vendor::run_alone(const Call& call, Arguments arguments, std::byte* scratch) const {
+  dnnl::stream stream(engine_);
+  if (call.scratch_bytes() > 0)
+    arguments.emplace(DNNL_ARG_SCRATCHPAD, memory(call.scratchpad, scratch));
+  call.primitive.execute(stream, arguments);
+  stream.wait();
+}
+
 void Vendor::run(const dnnl::reorder& reorder, const dnnl::memory::desc& from_desc,
-                 const void* from, const dnnl::memory::desc& to_desc, void* to) {
+                 const void* from, const dnnl::memory::desc& to_desc, void* to) const {
+  dnnl::stream stream(engine_);
   auto source = memory(from_desc, from);
   auto target = memory(to_desc, to);
-  reorder.execute(stream_, source, target);
-  stream_.wait();
+  reorder.execute(stream, source, target);
+  stream.wait();
 }
 
 ThreadScope::ThreadScope(int threads) : before_(omp_get_max_threads()) {
   if (before_ != threads) omp_set_num_threads(threads);
 }
 
-ThreadScope::~ThreadScope() { omp_set_num_threads(before_); }
+ThreadScope::~ThreadScope() {
+  omp_set_num_threads(before_);
+}
 
 }  // namespace strata::host

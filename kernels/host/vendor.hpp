@@ -37,8 +37,11 @@ struct CallKeyHash {
 struct Call {
   dnnl::primitive primitive;
   dnnl::memory::desc x, w, y, bias, scratchpad;
-  dnnl::reorder fold;  // weight gradients: vendor layout -> += plain layout, when they differ
+  dnnl::reorder fold;  // weight gradients of convolutions: vendor layout -> += plain layout
+  std::int64_t scratch_bytes() const { return static_cast<std::int64_t>(scratchpad.get_size()); }
 };
+
+using Arguments = std::unordered_map<int, dnnl::memory>;
 
 class Vendor {
  public:
@@ -61,9 +64,11 @@ class Vendor {
     return {desc, engine_, const_cast<void*>(data)};
   }
   /// Runs it with a scratchpad from the arena.
-  void run(Exec& exec, const Call& call, std::unordered_map<int, dnnl::memory> arguments);
+  void run(Exec& exec, const Call& call, Arguments arguments);
+  /// Runs it on the calling thread alone, which may be one of several; `scratch` is its own.
+  void run_alone(const Call& call, Arguments arguments, std::byte* scratch) const;
   void run(const dnnl::reorder& reorder, const dnnl::memory::desc& from_desc, const void* from,
-           const dnnl::memory::desc& to_desc, void* to);
+           const dnnl::memory::desc& to_desc, void* to) const;
 
   const dnnl::engine& engine() const { return engine_; }
   int threads() const { return threads_; }

@@ -8,7 +8,8 @@ namespace strata::reference {
 
 using std::int64_t;
 
-// --- linear ---------------------------------------------------------------------------------------
+// --- linear
+// ---------------------------------------------------------------------------------------
 Array linear(const Array& x, const Array& w, const Array& b) {
   const int64_t n = w.shape[0], k = w.shape[1], m = x.size() / k;
   Array y({m, n});
@@ -35,7 +36,8 @@ ParameterGradients linear_backward(const Array& dy, const Array& x, const Array&
   return g;
 }
 
-// --- convolution ----------------------------------------------------------------------------------
+// --- convolution
+// ----------------------------------------------------------------------------------
 namespace {
 
 /// Calls f(x index, w index, y index) for each product of a convolution. x (B,H,W,C) w (N,R,S,C).
@@ -80,7 +82,8 @@ ParameterGradients conv2d_backward(const Array& dy, const Array& x, const Array&
   return g;
 }
 
-// --- normalisation --------------------------------------------------------------------------------
+// --- normalisation
+// --------------------------------------------------------------------------------
 namespace {
 
 /// The elements that are normalised together.
@@ -196,19 +199,23 @@ Array rms_norm(const Array& x, const Array& w, double eps) {
   return y;
 }
 
-// --- pointwise ------------------------------------------------------------------------------------
-double silu(double x) { return x / (1 + std::exp(-x)); }
+// --- pointwise
+// ------------------------------------------------------------------------------------
+double silu(double x) {
+  return x / (1 + std::exp(-x));
+}
 
 double silu_slope(double x) {
   const double s = 1 / (1 + std::exp(-x));
   return s + x * s * (1 - s);
 }
 
-double gelu(double x) { return x * 0.5 * std::erfc(-x / std::numbers::sqrt2); }
+double gelu(double x) {
+  return x * 0.5 * std::erfc(-x / std::numbers::sqrt2);
+}
 
 double gelu_slope(double x) {
-  const double density =
-      std::exp(-x * x / 2) * std::numbers::inv_sqrtpi / std::numbers::sqrt2;
+  const double density = std::exp(-x * x / 2) * std::numbers::inv_sqrtpi / std::numbers::sqrt2;
   return 0.5 * std::erfc(-x / std::numbers::sqrt2) + x * density;
 }
 
@@ -233,7 +240,8 @@ Array geglu_backward(const Array& dy, const Array& h) {
   return dh;
 }
 
-// --- attention ------------------------------------------------------------------------------------
+// --- attention
+// ------------------------------------------------------------------------------------
 namespace {
 
 /// Where head `head` of query row `i` and of key row `j` begin.
@@ -301,40 +309,39 @@ AttentionGradients attention_backward(const Array& dout, const Array& q, const A
   const Heads at(q, k);
   AttentionGradients g{Array(q.shape), Array(k.shape), Array(k.shape), Array(q.shape),
                        Array(k.shape)};
-  each_query(
-      at, q_offsets, k_offsets, params.causal,
-      [&](int64_t i, int64_t head, int64_t first, int64_t keys) {
-        double lse = 0, mean = 0;
-        const auto p = probabilities(at, q, k, i, head, first, keys, params.scale, lse);
-        std::vector<double> dp(p.size());
-        for (int64_t j = 0; j < keys; ++j) {
-          const auto n = static_cast<std::size_t>(j);
-          for (int64_t c = 0; c < at.width; ++c) {
-            const double d = dout[at.query(i, head) + c];
-            dp[n] += d * v[at.key(first + j, head) + c];
-            g.dv[at.key(first + j, head) + c] += p[n] * d;
-          }
-          mean += p[n] * dp[n];
-        }
-        double deviation = 0;
-        for (int64_t c = 0; c < at.width; ++c) {
-          double o = 0;
-          for (int64_t j = 0; j < keys; ++j)
-            o += p[static_cast<std::size_t>(j)] * v[at.key(first + j, head) + c];
-          deviation = std::hypot(deviation, o * dout[at.query(i, head) + c] * params.scale);
-        }
-        for (int64_t j = 0; j < keys; ++j) {
-          const auto n = static_cast<std::size_t>(j);
-          const double ds = p[n] * (dp[n] - mean) * params.scale;
-          for (int64_t c = 0; c < at.width; ++c) {
-            const int64_t qi = at.query(i, head) + c, kj = at.key(first + j, head) + c;
-            g.dq[qi] += ds * k[kj];
-            g.dk[kj] += ds * q[qi];
-            g.dq_noise[qi] += deviation * p[n] * k[kj];
-            g.dk_noise[kj] = std::hypot(g.dk_noise[kj], deviation * p[n] * q[qi]);
-          }
-        }
-      });
+  each_query(at, q_offsets, k_offsets, params.causal,
+             [&](int64_t i, int64_t head, int64_t first, int64_t keys) {
+               double lse = 0, mean = 0;
+               const auto p = probabilities(at, q, k, i, head, first, keys, params.scale, lse);
+               std::vector<double> dp(p.size());
+               for (int64_t j = 0; j < keys; ++j) {
+                 const auto n = static_cast<std::size_t>(j);
+                 for (int64_t c = 0; c < at.width; ++c) {
+                   const double d = dout[at.query(i, head) + c];
+                   dp[n] += d * v[at.key(first + j, head) + c];
+                   g.dv[at.key(first + j, head) + c] += p[n] * d;
+                 }
+                 mean += p[n] * dp[n];
+               }
+               double deviation = 0;
+               for (int64_t c = 0; c < at.width; ++c) {
+                 double o = 0;
+                 for (int64_t j = 0; j < keys; ++j)
+                   o += p[static_cast<std::size_t>(j)] * v[at.key(first + j, head) + c];
+                 deviation = std::hypot(deviation, o * dout[at.query(i, head) + c] * params.scale);
+               }
+               for (int64_t j = 0; j < keys; ++j) {
+                 const auto n = static_cast<std::size_t>(j);
+                 const double ds = p[n] * (dp[n] - mean) * params.scale;
+                 for (int64_t c = 0; c < at.width; ++c) {
+                   const int64_t qi = at.query(i, head) + c, kj = at.key(first + j, head) + c;
+                   g.dq[qi] += ds * k[kj];
+                   g.dk[kj] += ds * q[qi];
+                   g.dq_noise[qi] += deviation * p[n] * k[kj];
+                   g.dk_noise[kj] = std::hypot(g.dk_noise[kj], deviation * p[n] * q[qi]);
+                 }
+               }
+             });
   return g;
 }
 
@@ -353,7 +360,8 @@ Array rope(const Array& x, const Offsets& offsets, const Array& inv_freq) {
   return y;
 }
 
-// --- shape ----------------------------------------------------------------------------------------
+// --- shape
+// ----------------------------------------------------------------------------------------
 namespace {
 template <class F>
 void each_upsampled(const Shape& small, const Shape& large, F f) {
@@ -380,7 +388,8 @@ Array upsample_nearest_backward(const Array& dy, int64_t height, int64_t width) 
   return dx;
 }
 
-// --- diffusion ------------------------------------------------------------------------------------
+// --- diffusion
+// ------------------------------------------------------------------------------------
 Pair box_muller(std::uint32_t radius_word, std::uint32_t angle_word) {
   const double u = (radius_word + 0.5) / 4294967296.0;
   const double angle = 2 * std::numbers::pi * angle_word / 4294967296.0;

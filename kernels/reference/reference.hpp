@@ -56,8 +56,8 @@ struct AttentionResult {
 };
 struct AttentionGradients {
   Array dq, dk, dv;
-  /// What independent relative errors of one in each product of dout . o would do to dq and dk (root
-  /// mean square): the softmax's gradient is a difference in which that sum may cancel.
+  /// What independent relative errors of one in each product of dout . o would do to dq and dk
+  /// (root mean square): the softmax's gradient is a difference in which that sum may cancel.
   Array dq_noise, dk_noise;
 };
 using Offsets = std::vector<std::int64_t>;
@@ -71,7 +71,8 @@ Array rope(const Array& x, const Offsets& offsets, const Array& inv_freq);
 Array upsample_nearest(const Array& x, std::int64_t height, std::int64_t width);
 Array upsample_nearest_backward(const Array& dy, std::int64_t height, std::int64_t width);
 
-/// The standard normal of `word` pair (radius, angle): Box and Muller's formula on the same uniforms.
+/// The standard normal of `word` pair (radius, angle): Box and Muller's formula on the same
+/// uniforms.
 struct Pair {
   double first, second;
 };

@@ -30,7 +30,9 @@ Tensor Arena::empty(DType dtype, Shape shape) {
   return tensor;
 }
 
-void Arena::release(Mark to) { top_ = to; }
+void Arena::release(Mark to) {
+  top_ = to;
+}
 
 std::size_t Arena::used_bytes() const {
   std::size_t used = top_.offset;

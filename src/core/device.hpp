@@ -17,7 +17,8 @@ struct Device {
 inline constexpr Device host_device{};
 
 namespace memory {
-/// 64-byte aligned (host) or device memory, uninitialised. Throws Error(70) when there is none left.
+/// 64-byte aligned (host) or device memory, uninitialised. Throws Error(70) when there is none
+/// left.
 void* allocate(Device device, std::size_t bytes);
 void release(Device device, void* data) noexcept;
 /// Copies between any two devices; returns when done.

@@ -11,24 +11,34 @@ enum class DType : std::uint8_t { f32, bf16, f16, i64, i32, u8 };
 
 constexpr std::size_t size_of(DType dtype) {
   switch (dtype) {
-    case DType::i64: return 8;
+    case DType::i64:
+      return 8;
     case DType::f32:
-    case DType::i32: return 4;
+    case DType::i32:
+      return 4;
     case DType::bf16:
-    case DType::f16: return 2;
-    case DType::u8: return 1;
+    case DType::f16:
+      return 2;
+    case DType::u8:
+      return 1;
   }
   return 0;
 }
 
 constexpr std::string_view name_of(DType dtype) {
   switch (dtype) {
-    case DType::f32: return "f32";
-    case DType::bf16: return "bf16";
-    case DType::f16: return "f16";
-    case DType::i64: return "i64";
-    case DType::i32: return "i32";
-    case DType::u8: return "u8";
+    case DType::f32:
+      return "f32";
+    case DType::bf16:
+      return "bf16";
+    case DType::f16:
+      return "f16";
+    case DType::i64:
+      return "i64";
+    case DType::i32:
+      return "i32";
+    case DType::u8:
+      return "u8";
   }
   return "?";
 }
@@ -38,8 +48,12 @@ struct bf16 {
   std::uint16_t bits;
 };
 
-constexpr float to_float(float x) { return x; }
-constexpr float to_float(bf16 x) { return std::bit_cast<float>(std::uint32_t{x.bits} << 16); }
+constexpr float to_float(float x) {
+  return x;
+}
+constexpr float to_float(bf16 x) {
+  return std::bit_cast<float>(std::uint32_t{x.bits} << 16);
+}
 
 /// Rounds to nearest, ties to even; NaN stays NaN.
 constexpr bf16 to_bf16(float x) {
@@ -77,8 +91,10 @@ constexpr std::uint16_t float_to_half(float x) {
 
 template <class T>
 constexpr T from_float(float x) {
-  if constexpr (sizeof(T) == 2) return to_bf16(x);
-  else return x;
+  if constexpr (sizeof(T) == 2)
+    return to_bf16(x);
+  else
+    return x;
 }
 
 template <class T>

@@ -13,9 +13,9 @@ void fail_errno(const std::string& path, const char* call, bool creating) {
 }
 
 namespace detail {
-void check_failed(const char* expression, const std::string& message, std::source_location where) {
-  fail(Exit::internal, "{}:{}: {} ({})", where.file_name(), where.line(),
-       message.empty() ? "invariant broken" : message, expression);
+void check_failed(const char* expression, const std::string& message, const char* file, int line) {
+  fail(Exit::internal, "{}:{}: {} ({})", file, line, message.empty() ? "invariant broken" : message,
+       expression);
 }
 }  // namespace detail
 

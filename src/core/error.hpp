@@ -1,9 +1,9 @@
 #pragma once
-// Every failure that a user can see is one exception type with an exit code (the contract's section 6).
+// Every failure that a user can see is one exception type with an exit code (the contract's section
+// 6).
 
 #include <fmt/format.h>
 
-#include <source_location>
 #include <stdexcept>
 #include <string>
 
@@ -43,20 +43,21 @@ template <class... Args>
   throw Error(code, fmt::format(format, std::forward<Args>(args)...));
 }
 
-/// Throws Error for the errno of a failed system call: 73 when creating, 77 on EACCES/EPERM, else 74.
+/// Throws Error for the errno of a failed system call: 73 when creating, 77 on EACCES/EPERM,
+/// else 74.
 [[noreturn]] void fail_errno(const std::string& path, const char* call, bool creating = false);
 
 namespace detail {
-[[noreturn]] void check_failed(const char* expression, const std::string& message,
-                               std::source_location where);
+[[noreturn]] void check_failed(const char* expression, const std::string& message, const char* file,
+                               int line);
 }
 
 }  // namespace strata
 
 /// Guards our own invariants (exit 70); stays on in release builds.
-#define STRATA_CHECK(condition, ...)                                                \
-  do {                                                                              \
-    if (!(condition))                                                               \
-      ::strata::detail::check_failed(#condition, ::fmt::format("" __VA_ARGS__),     \
-                                     ::std::source_location::current());            \
+#define STRATA_CHECK(condition, ...)                                                      \
+  do {                                                                                    \
+    if (!(condition))                                                                     \
+      ::strata::detail::check_failed(#condition, ::fmt::format("" __VA_ARGS__), __FILE__, \
+                                     __LINE__);                                           \
   } while (0)

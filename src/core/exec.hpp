@@ -6,7 +6,8 @@
 
 namespace strata {
 
-/// A backend's own state: primitive caches, handles, streams. Defined in kernels/host and kernels/cuda.
+/// A backend's own state: primitive caches, handles, streams. Defined in kernels/host and
+/// kernels/cuda.
 struct Backend;
 
 /// What every op needs to run; passed down by reference, there are no globals. One Exec per thread

@@ -95,7 +95,9 @@ Sha256::Sha256() : context_(EVP_MD_CTX_new()) {
   STRATA_CHECK(context_ && EVP_DigestInit_ex(context_, EVP_sha256(), nullptr) == 1);
 }
 
-Sha256::~Sha256() { EVP_MD_CTX_free(context_); }
+Sha256::~Sha256() {
+  EVP_MD_CTX_free(context_);
+}
 
 void Sha256::update(const void* data, std::size_t bytes) {
   STRATA_CHECK(EVP_DigestUpdate(context_, data, bytes) == 1);
@@ -139,7 +141,7 @@ void write_file_atomically(const std::string& path, std::string_view content) {
 void write_file_atomically(const std::string& path, std::span<const std::string_view> pieces) {
   const std::string temporary = fmt::format("{}.tmp-{}", path, ::getpid());
   Descriptor file(::open(temporary.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666));
-  if (!file.valid()) fail_errno(temporary, "open", true);
+  if (!file.valid()) fail_errno(path, "open", true);
   try {
     for (std::string_view piece : pieces) write_all(file.get(), piece, temporary);
     if (::fsync(file.get()) != 0) fail_errno(temporary, "fsync");

@@ -19,9 +19,13 @@ void set_rank(int rank, int size) {
   ranks = size;
 }
 
-void set_quiet(bool value) { quiet = value; }
+void set_quiet(bool value) {
+  quiet = value;
+}
 
-bool is_shown() { return this_rank == 0 && !quiet; }
+bool is_shown() {
+  return this_rank == 0 && !quiet;
+}
 
 void write_info(const std::string& text) {
   if (is_shown()) write(text);

@@ -55,14 +55,15 @@ Progress::~Progress() {
 std::string Progress::line(std::int64_t done, const std::string& extra) const {
   const double elapsed = seconds_between(start_, std::chrono::steady_clock::now());
   const double rate = elapsed > 0 ? static_cast<double>(done - first_) / elapsed : 0;
-  std::string text = total_ > 0 ? fmt::format("{} {}/{}", what_, done, total_)
-                                : fmt::format("{} {}", what_, done);
+  std::string text =
+      total_ > 0 ? fmt::format("{} {}/{}", what_, done, total_) : fmt::format("{} {}", what_, done);
   if (!extra.empty()) text += " | " + extra;
   if (rate > 0) {
     text += " | " + format_rate(rate, unit_);
     if (done < total_)
       text += " | left " + format_duration(static_cast<double>(total_ - done) / rate);
-    else text += " | took " + format_duration(elapsed);
+    else
+      text += " | took " + format_duration(elapsed);
   }
   return text;
 }
@@ -70,14 +71,17 @@ std::string Progress::line(std::int64_t done, const std::string& extra) const {
 void Progress::update(std::int64_t done, const std::string& extra) {
   if (first_ < 0) first_ = done == total_ ? 0 : last_done_;
   last_done_ = done;
-  if (off_) return;
+  // The end is shown once, by finish.
+  if (off_ || done == total_) return;
   const auto now = std::chrono::steady_clock::now();
   const double interval = bar_ ? 0.1 : seconds_;
   if (shown_ && seconds_between(last_shown_, now) < interval) return;
   last_shown_ = now;
   shown_ = true;
-  if (bar_) fmt::print(stderr, "\r{}\x1b[K", line(done, extra));
-  else log::write_info(line(done, extra));
+  if (bar_)
+    fmt::print(stderr, "\r{}\x1b[K", line(done, extra));
+  else
+    log::write_info(line(done, extra));
 }
 
 void Progress::finish(const std::string& extra) {
@@ -85,8 +89,10 @@ void Progress::finish(const std::string& extra) {
   finished_ = true;
   if (first_ < 0) first_ = 0;
   if (off_) return;
-  if (bar_) fmt::print(stderr, "\r{}\x1b[K\n", line(last_done_, extra));
-  else log::write_info(line(last_done_, extra));
+  if (bar_)
+    fmt::print(stderr, "\r{}\x1b[K\n", line(last_done_, extra));
+  else
+    log::write_info(line(last_done_, extra));
 }
 
 }  // namespace strata

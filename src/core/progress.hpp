@@ -7,10 +7,12 @@
 
 namespace strata {
 
-/// Only rank 0 shows anything (log::set_rank). STRATA_PROGRESS=plain|bar|off overrides the detection.
+/// Only rank 0 shows anything (log::set_rank). STRATA_PROGRESS=plain|bar|off overrides the
+/// detection.
 class Progress {
  public:
-  /// total: 0 when it is not known. unit: what is counted, e.g. "images". seconds: at most one plain line in so many seconds.
+  /// total: 0 when it is not known. unit: what is counted, e.g. "images". seconds: at most one
+  /// plain line in so many seconds.
   Progress(std::string what, std::int64_t total, std::string unit, double seconds = 30);
   ~Progress();
   /// done so far (of total); `extra` is shown beside it, e.g. "loss 0.123".

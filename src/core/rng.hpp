@@ -1,6 +1,6 @@
 #pragma once
-// Counter-based randomness: every number is a pure function of (seed, sample, epoch, purpose, block),
-// so that neither ranks nor resumes can change it. Philox4x32-10 (Salmon et al., SC 2011).
+// Counter-based randomness: every number is a pure function of (seed, sample, epoch, purpose,
+// block), so that neither ranks nor resumes can change it. Philox4x32-10 (Salmon et al., SC 2011).
 
 #include <array>
 #include <cstdint>
@@ -55,14 +55,16 @@ STRATA_PORTABLE std::array<std::uint32_t, 4> philox4x32(std::array<std::uint32_t
 /// Four uniform 32-bit integers of block `block`.
 STRATA_PORTABLE std::array<std::uint32_t, 4> random_block(PhiloxKey key, PhiloxCounter at,
                                                           std::uint32_t block) {
-  return philox4x32({block, static_cast<std::uint32_t>(at.purpose) | (at.epoch << 8),
-                     static_cast<std::uint32_t>(at.sample),
-                     static_cast<std::uint32_t>(at.sample >> 32)},
-                    static_cast<std::uint32_t>(key.seed), static_cast<std::uint32_t>(key.seed >> 32));
+  return philox4x32(
+      {block, static_cast<std::uint32_t>(at.purpose) | (at.epoch << 8),
+       static_cast<std::uint32_t>(at.sample), static_cast<std::uint32_t>(at.sample >> 32)},
+      static_cast<std::uint32_t>(key.seed), static_cast<std::uint32_t>(key.seed >> 32));
 }
 
 /// Uniform in [0, 1) with 24 bits.
-STRATA_PORTABLE float uniform01(std::uint32_t bits) { return (bits >> 8) * 0x1p-24f; }
+STRATA_PORTABLE float uniform01(std::uint32_t bits) {
+  return (bits >> 8) * 0x1p-24f;
+}
 
 /// Uniform integer in [0, n), by the high half of a product (bias < n / 2^32).
 STRATA_PORTABLE std::uint32_t uniform_below(std::uint32_t bits, std::uint32_t n) {

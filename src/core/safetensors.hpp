@@ -1,6 +1,6 @@
 #pragma once
-// safetensors: the one format in which weights and tensors come in and go out. The reader is bounded:
-// nothing is allocated or read before its size is proven to lie inside the file.
+// safetensors: the one format in which weights and tensors come in and go out. The reader is
+// bounded: nothing is allocated or read before its size is proven to lie inside the file.
 
 #include <map>
 #include <string>
@@ -11,8 +11,8 @@
 
 namespace strata {
 
-/// A read-only mapping of one file. All failures are Error(65) or (74) naming the file, the tensor and
-/// the offset.
+/// A read-only mapping of one file. All failures are Error(65) or (74) naming the file, the tensor
+/// and the offset.
 class SafetensorsFile {
  public:
   explicit SafetensorsFile(const std::string& path);
@@ -51,10 +51,12 @@ class SafetensorsFile {
   std::map<std::string, std::string> metadata_;
 };
 
-/// A module's weights: one file, or the shards of `*.index.json`; found in `dir` by the usual names.
+/// A module's weights: one file, or the shards of `*.index.json`; found in `dir` by the usual
+/// names.
 class SafetensorsFolder {
  public:
-  /// stem: "model" or "diffusion_pytorch_model". A folder with only pickle files is Error(65) with a hint.
+  /// stem: "model" or "diffusion_pytorch_model". A folder with only pickle files is Error(65) with
+  /// a hint.
   SafetensorsFolder(const std::string& dir, const std::string& stem);
   bool contains(const std::string& name) const;
   std::vector<std::string> names() const;
@@ -73,13 +75,16 @@ class SafetensorsFolder {
 /// Collects tensors and writes them in one go: temporary name, fsync, rename.
 class SafetensorsWriter {
  public:
-  /// Keeps a view: the tensor must live until `write`. Written in the order added. f32, bf16 or i64.
+  /// Keeps a view: the tensor must live until `write`. Written in the order added. f32, bf16 or
+  /// i64.
   void add(std::string name, Tensor tensor);
   /// The same under another shape of equal size, of any rank.
   void add(std::string name, Tensor tensor, std::vector<std::int64_t> shape);
   /// Takes ownership.
   void add(std::string name, Buffer buffer);
-  void set_metadata(std::map<std::string, std::string> metadata) { metadata_ = std::move(metadata); }
+  void set_metadata(std::map<std::string, std::string> metadata) {
+    metadata_ = std::move(metadata);
+  }
   void write(const std::string& path) const;
 
  private:

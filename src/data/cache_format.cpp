@@ -16,7 +16,9 @@ using Json = nlohmann::json;
 constexpr const char* format_name = "strata-cache-1";
 constexpr std::int64_t most = std::int64_t{1} << 53;  // exact in every JSON reader
 
-std::string_view name_of(CacheKind kind) { return kind == CacheKind::text ? "text" : "latent"; }
+std::string_view name_of(CacheKind kind) {
+  return kind == CacheKind::text ? "text" : "latent";
+}
 
 /// One object's keys, each taken exactly once; what is left over is refused.
 class Keys {
@@ -47,8 +49,8 @@ class Keys {
   }
   std::string digest(const char* key) {
     std::string value = text(key);
-    if (!value.empty() && (value.size() != 64 ||
-                           value.find_first_not_of("0123456789abcdef") != std::string::npos))
+    if (!value.empty() &&
+        (value.size() != 64 || value.find_first_not_of("0123456789abcdef") != std::string::npos))
       fail(Exit::data, "{}: key {} is not a SHA-256", where_, key);
     return value;
   }
@@ -101,7 +103,8 @@ void check_consistent(const CacheManifest& m, Keys& keys) {
     if (elements > (std::int64_t{1} << 31)) keys.refuse("shape", "is too large");
   }
   const std::size_t rank = m.kind == CacheKind::text ? 1 : 3;
-  if (m.shape.size() != rank || m.shape[0] != m.dim) keys.refuse("shape", "does not fit kind and dim");
+  if (m.shape.size() != rank || m.shape[0] != m.dim)
+    keys.refuse("shape", "does not fit kind and dim");
   if (m.kind == CacheKind::latent && m.tokens != 0) keys.refuse("tokens", "latents have none");
   if (m.kind == CacheKind::latent && m.dtype == CacheDType::int8)
     keys.refuse("dtype", "int8 is for text only");
@@ -110,7 +113,8 @@ void check_consistent(const CacheManifest& m, Keys& keys) {
 }  // namespace
 
 CacheDType parse_cache_dtype(const std::string& name) {
-  for (auto dtype : {CacheDType::bfloat16, CacheDType::float16, CacheDType::float32, CacheDType::int8})
+  for (auto dtype :
+       {CacheDType::bfloat16, CacheDType::float16, CacheDType::float32, CacheDType::int8})
     if (name == name_of(dtype)) return dtype;
   if (name == "bf16") return CacheDType::bfloat16;
   if (name == "fp16" || name == "f16") return CacheDType::float16;
@@ -120,10 +124,14 @@ CacheDType parse_cache_dtype(const std::string& name) {
 
 std::string_view name_of(CacheDType dtype) {
   switch (dtype) {
-    case CacheDType::bfloat16: return "bfloat16";
-    case CacheDType::float16: return "float16";
-    case CacheDType::float32: return "float32";
-    case CacheDType::int8: return "int8";
+    case CacheDType::bfloat16:
+      return "bfloat16";
+    case CacheDType::float16:
+      return "float16";
+    case CacheDType::float32:
+      return "float32";
+    case CacheDType::int8:
+      return "int8";
   }
   return "?";
 }
@@ -131,14 +139,19 @@ std::string_view name_of(CacheDType dtype) {
 std::size_t size_of(CacheDType dtype) {
   switch (dtype) {
     case CacheDType::bfloat16:
-    case CacheDType::float16: return 2;
-    case CacheDType::float32: return 4;
-    case CacheDType::int8: return 1;
+    case CacheDType::float16:
+      return 2;
+    case CacheDType::float32:
+      return 4;
+    case CacheDType::int8:
+      return 1;
   }
   return 0;
 }
 
-std::string shard_name(std::int64_t shard) { return fmt::format("shard-{:05}.h5", shard); }
+std::string shard_name(std::int64_t shard) {
+  return fmt::format("shard-{:05}.h5", shard);
+}
 
 std::int64_t CacheManifest::elements() const {
   std::int64_t n = 1;
@@ -179,7 +192,8 @@ std::string CacheManifest::to_json() const {
 CacheManifest CacheManifest::parse(std::string_view json, const std::string& path) {
   const Json root = parse_json(json, path);
   Keys keys(root, path);
-  if (keys.text("format") != format_name) keys.refuse("format", fmt::format("is not {}", format_name));
+  if (keys.text("format") != format_name)
+    keys.refuse("format", fmt::format("is not {}", format_name));
   CacheManifest m;
   const std::string kind = keys.text("kind");
   if (kind != "text" && kind != "latent") keys.refuse("kind", "neither text nor latent");
@@ -248,7 +262,9 @@ void store_as(std::byte* to, std::int64_t i, T value) {
   std::memcpy(to + i * sizeof(T), &value, sizeof(T));
 }
 
-bool is_finite_half(std::uint16_t half) { return (half & 0x7c00u) != 0x7c00u; }
+bool is_finite_half(std::uint16_t half) {
+  return (half & 0x7c00u) != 0x7c00u;
+}
 
 /// Symmetric, one scale a token: the largest magnitude becomes 127.
 bool quantize_token(std::byte* out, float* scale, const float* values, std::int64_t elements) {
@@ -272,12 +288,14 @@ bool quantize_token(std::byte* out, float* scale, const float* values, std::int6
 void widen(float* out, const std::byte* stored, CacheDType dtype, std::int64_t tokens,
            std::int64_t elements, const float* scale) {
   const std::int64_t n = tokens * elements;
+  if (n == 0) return;
   switch (dtype) {
     case CacheDType::bfloat16:
       for (std::int64_t i = 0; i < n; ++i) out[i] = to_float(load_as<bf16>(stored, i));
       return;
     case CacheDType::float16:
-      for (std::int64_t i = 0; i < n; ++i) out[i] = half_to_float(load_as<std::uint16_t>(stored, i));
+      for (std::int64_t i = 0; i < n; ++i)
+        out[i] = half_to_float(load_as<std::uint16_t>(stored, i));
       return;
     case CacheDType::float32:
       std::memcpy(out, stored, static_cast<std::size_t>(n) * 4);
@@ -314,7 +332,8 @@ bool to_stored(std::byte* out, float* scale, const float* values, CacheDType dty
       break;
     case CacheDType::int8:
       for (std::int64_t t = 0; t < tokens; ++t)
-        finite = quantize_token(out + t * elements, scale + t, values + t * elements, elements) && finite;
+        finite = quantize_token(out + t * elements, scale + t, values + t * elements, elements) &&
+                 finite;
       break;
   }
   return finite;

@@ -1,8 +1,8 @@
 #pragma once
-// What a cache folder looks like: `manifest.json` + `shard-NNNNN.h5` (docs: the contract's section 7).
+// What a cache folder looks like: `manifest.json` + `shard-NNNNN.h5` (docs: the contract's section
+// 7).
 
 #include <cstdint>
-#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -58,8 +58,8 @@ std::string shard_name(std::int64_t shard);
 std::uint32_t row_crc(std::int64_t sample, std::span<const std::byte> values,
                       std::span<const std::byte> scale, std::span<const std::byte> pooled);
 
-/// Stored bytes -> f32 and back; `scale` (f32, one a token) only for int8. to_stored rounds to nearest
-/// even and returns false when a finite value became infinite.
+/// Stored bytes -> f32 and back; `scale` (f32, one a token) only for int8. to_stored rounds to
+/// nearest even and returns false when a finite value became infinite.
 void widen(float* out, const std::byte* stored, CacheDType dtype, std::int64_t tokens,
            std::int64_t elements, const float* scale);
 bool to_stored(std::byte* out, float* scale, const float* values, CacheDType dtype,

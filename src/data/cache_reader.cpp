@@ -39,18 +39,24 @@ void check_offsets(const std::string& path, const std::vector<std::int64_t>& off
   if (!valid) fail(Exit::data, "{}: /offsets do not ascend from 0 to {}", path, tokens);
 }
 
-/// Hashes everything ahead of /values before libhdf5 sees the file, then lets it say where things lie.
+/// Hashes everything ahead of /values before libhdf5 sees the file, then lets it say where things
+/// lie.
 CacheReader::Shard open_shard(const std::string& dir, const CacheManifest& manifest,
                               const ShardRecord& record, std::string* provenance) {
   const std::string path = dir + "/" + record.file;
-  CacheReader::Shard shard{FileHandle::open_for_reading(path),
-                           {manifest.kind, manifest.dtype, manifest.shape, record.count, record.tokens, 0},
-                           {}, 0, {}, {}};
+  CacheReader::Shard shard{
+      FileHandle::open_for_reading(path),
+      {manifest.kind, manifest.dtype, manifest.shape, record.count, record.tokens, 0},
+      {},
+      0,
+      {},
+      {}};
   const std::uint64_t bytes = shard.file.size();
   if (bytes != static_cast<std::uint64_t>(record.bytes))
     fail(Exit::data, "{}: {} bytes, the manifest says {}", path, bytes, record.bytes);
   const std::uint64_t values = shard.layout.values_bytes();
-  if (values >= bytes) fail(Exit::data, "{}: {} bytes cannot hold {} bytes of /values", path, bytes, values);
+  if (values >= bytes)
+    fail(Exit::data, "{}: {} bytes cannot hold {} bytes of /values", path, bytes, values);
   if (sha256_prefix(path, bytes - values) != record.meta_sha256)
     fail(Exit::data, "{}: meta_sha256 is wrong: the file is damaged outside /values", path);
   shard.at = open_shard_file(path, shard.layout, provenance);
@@ -64,8 +70,7 @@ CacheReader::Shard open_shard(const std::string& dir, const CacheManifest& manif
 
 }  // namespace
 
-CacheReader::CacheReader(const std::string& dir)
-    : dir_(dir), manifest_(CacheManifest::load(dir)) {
+CacheReader::CacheReader(const std::string& dir) : dir_(dir), manifest_(CacheManifest::load(dir)) {
   for (const ShardRecord& record : manifest_.shards) {
     if (record.count == 0) fail(Exit::data, "{}/{}: a shard of no rows", dir, record.file);
     std::string* const provenance = shards_.empty() ? &provenance_ : nullptr;
@@ -75,8 +80,10 @@ CacheReader::CacheReader(const std::string& dir)
     shard.first_row = static_cast<std::int64_t>(samples_.size());
     if (shards_.size() == 1) pooled_dim_ = shard.layout.pooled_dim;
     if (shard.layout.pooled_dim != pooled_dim_)
-      fail(Exit::data, "{}: /pooled is {} wide, in the first shard {}", path, shard.layout.pooled_dim, pooled_dim_);
-    for (std::int64_t sample : read_array<std::int64_t>(shard.file, shard.at.sample, record.count)) {
+      fail(Exit::data, "{}: /pooled is {} wide, in the first shard {}", path,
+           shard.layout.pooled_dim, pooled_dim_);
+    for (std::int64_t sample :
+         read_array<std::int64_t>(shard.file, shard.at.sample, record.count)) {
       if (sample < 0 || (!samples_.empty() && sample <= samples_.back()))
         fail(Exit::data, "{}: /sample: id {} is out of order", path, sample);
       samples_.push_back(sample);
@@ -89,8 +96,9 @@ CacheReader::CacheReader(CacheReader&&) noexcept = default;
 
 const CacheReader::Shard& CacheReader::shard_of(std::int64_t row) const {
   STRATA_CHECK(0 <= row && row < rows(), "row {} of {}", row, rows());
-  const auto next = std::upper_bound(shards_.begin(), shards_.end(), row,
-                                     [](std::int64_t r, const auto& shard) { return r < shard->first_row; });
+  const auto next =
+      std::upper_bound(shards_.begin(), shards_.end(), row,
+                       [](std::int64_t r, const auto& shard) { return r < shard->first_row; });
   return **std::prev(next);
 }
 
@@ -109,7 +117,8 @@ void CacheReader::read_row(std::int64_t row, float* values, float* pooled) const
   const ShardLayout& layout = shard.layout;
   const auto local = static_cast<std::uint64_t>(row - shard.first_row);
   const std::int64_t tokens = shard.tokens(static_cast<std::int64_t>(local));
-  const auto first = static_cast<std::uint64_t>(shard.first_token(static_cast<std::int64_t>(local)));
+  const auto first =
+      static_cast<std::uint64_t>(shard.first_token(static_cast<std::int64_t>(local)));
   thread_local std::vector<std::byte> stored, stored_pooled;
   thread_local std::vector<float> scale;
   stored.resize(static_cast<std::size_t>(tokens) * layout.row_bytes());
@@ -118,8 +127,10 @@ void CacheReader::read_row(std::int64_t row, float* values, float* pooled) const
   shard.file.read_at(shard.at.scale + first * 4, std::as_writable_bytes(std::span(scale)));
   stored_pooled.resize(layout.pooled_row_bytes());
   shard.file.read_at(shard.at.pooled + local * layout.pooled_row_bytes(), stored_pooled);
-  if (row_crc(samples_[row], stored, std::as_bytes(std::span(scale)), stored_pooled) != shard.crcs[local])
-    fail(Exit::data, "{}: sample {}: CRC-32C is wrong: the row is damaged", shard.file.path(), samples_[row]);
+  if (row_crc(samples_[row], stored, std::as_bytes(std::span(scale)), stored_pooled) !=
+      shard.crcs[local])
+    fail(Exit::data, "{}: sample {}: CRC-32C is wrong: the row is damaged", shard.file.path(),
+         samples_[row]);
   widen(values, stored.data(), layout.dtype, tokens, manifest_.elements(), scale.data());
   if (pooled && pooled_dim_ > 0)
     widen(pooled, stored_pooled.data(), layout.pooled_dtype(), 1, pooled_dim_, nullptr);

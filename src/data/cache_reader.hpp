@@ -1,6 +1,6 @@
 #pragma once
-// Reading a cache: everything outside /values is hashed before libhdf5 sees a shard; rows are then read
-// with pread at the dataset's offset, and each row's CRC-32C is checked.
+// Reading a cache: everything outside /values is hashed before libhdf5 sees a shard; rows are then
+// read with pread at the dataset's offset, and each row's CRC-32C is checked.
 
 #include <memory>
 #include <span>
@@ -13,7 +13,8 @@ namespace strata {
 
 class CacheReader {
  public:
-  /// Checks the manifest and every shard's meta_sha256 and layout. Damage is Error(65) naming the shard.
+  /// Checks the manifest and every shard's meta_sha256 and layout. Damage is Error(65) naming the
+  /// shard.
   explicit CacheReader(const std::string& dir);
   ~CacheReader();
   CacheReader(CacheReader&&) noexcept;
@@ -53,15 +54,15 @@ class CacheReader {
 struct CacheStats {
   std::int64_t count = 0, tokens = 0, bytes = 0, nan = 0, infinite = 0;
   std::int64_t min_tokens = 0, max_tokens = 0;
-  std::vector<std::int64_t> token_histogram;  // rows with exactly i tokens (text)
-  double mean = 0, std = 0, min = 0, max = 0;   // of the finite values
+  std::vector<std::int64_t> token_histogram;   // rows with exactly i tokens (text)
+  double mean = 0, std = 0, min = 0, max = 0;  // of the finite values
   std::string to_json() const;
 };
 
 /// Reads everything; a row whose CRC is wrong is Error(65).
 CacheStats cache_stats(const CacheReader& cache);
-/// Every checksum of the folder: sha256 and meta_sha256 of each shard, then each row's CRC. Error(65) at
-/// the first damage, naming the shard, and the sample when a row is damaged.
+/// Every checksum of the folder: sha256 and meta_sha256 of each shard, then each row's CRC.
+/// Error(65) at the first damage, naming the shard, and the sample when a row is damaged.
 void verify_cache(const std::string& dir);
 
 }  // namespace strata

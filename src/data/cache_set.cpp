@@ -11,7 +11,8 @@ namespace strata {
 
 namespace {
 
-std::vector<std::int64_t> intersect(std::span<const std::int64_t> a, std::span<const std::int64_t> b) {
+std::vector<std::int64_t> intersect(std::span<const std::int64_t> a,
+                                    std::span<const std::int64_t> b) {
   std::vector<std::int64_t> both;
   std::set_intersection(a.begin(), a.end(), b.begin(), b.end(), std::back_inserter(both));
   return both;
@@ -31,7 +32,8 @@ std::vector<std::int64_t> held_out(std::span<const std::int64_t> ids, const Hold
   const auto limit = static_cast<std::uint64_t>(holdout.fraction * 0x1p64);
   std::vector<std::pair<std::uint64_t, std::int64_t>> chosen;
   for (std::int64_t id : ids)
-    if (const auto hash = holdout_hash(holdout.seed, id); hash < limit) chosen.emplace_back(hash, id);
+    if (const auto hash = holdout_hash(holdout.seed, id); hash < limit)
+      chosen.emplace_back(hash, id);
   std::sort(chosen.begin(), chosen.end());
   if (holdout.max_samples > 0 && std::ssize(chosen) > holdout.max_samples)
     chosen.resize(static_cast<std::size_t>(holdout.max_samples));
@@ -50,11 +52,13 @@ void expect(const std::string& dir, const char* what, const T& found, const T& w
 
 void check_latents(const CacheReader& cache, const CacheExpectation& wanted) {
   const CacheManifest& m = cache.manifest();
-  if (m.kind != CacheKind::latent) fail(Exit::mismatch, "{}: is a text cache, latents are needed", cache.dir());
+  if (m.kind != CacheKind::latent)
+    fail(Exit::mismatch, "{}: is a text cache, latents are needed", cache.dir());
   if (!m.latent_scaled)
     fail(Exit::mismatch, "{}: latents are not scaled by the VAE's scaling factor", cache.dir());
   if (m.latent_kind != "sample" && m.latent_kind != "mean")
-    fail(Exit::mismatch, "{}: latent_kind {}: sample or mean is needed", cache.dir(), m.latent_kind);
+    fail(Exit::mismatch, "{}: latent_kind {}: sample or mean is needed", cache.dir(),
+         m.latent_kind);
   expect(cache.dir(), "latent channels", m.shape[0], wanted.latent_channels);
   expect(cache.dir(), "latent height", m.shape[1], wanted.latent_height);
   expect(cache.dir(), "latent width", m.shape[2], wanted.latent_width);
@@ -62,7 +66,8 @@ void check_latents(const CacheReader& cache, const CacheExpectation& wanted) {
 
 void check_text(const CacheReader& cache, const CacheExpectation& wanted) {
   const CacheManifest& m = cache.manifest();
-  if (m.kind != CacheKind::text) fail(Exit::mismatch, "{}: is a latent cache, text is needed", cache.dir());
+  if (m.kind != CacheKind::text)
+    fail(Exit::mismatch, "{}: is a latent cache, text is needed", cache.dir());
   expect(cache.dir(), "dim", m.dim, wanted.text_dim);
   expect(cache.dir(), "strategy", m.strategy, wanted.strategy);
   expect(cache.dir(), "pooled width", cache.pooled_dim(), wanted.pooled_dim);
@@ -134,7 +139,8 @@ Batch CacheSet::read(std::span<const SampleOrder::Position> positions, Part part
   }
   batch.tokens = Buffer(DType::f32, {offsets[count], text_dim()});
   for (std::int64_t i = 0; i < count; ++i) {
-    latents_.read_row(latents_.find(batch.samples[i]), batch.latents.as<float>() + i * latent.numel(), nullptr);
+    latents_.read_row(latents_.find(batch.samples[i]),
+                      batch.latents.as<float>() + i * latent.numel(), nullptr);
     text_.read_row(text_rows[i], batch.tokens.as<float>() + offsets[i] * text_dim(),
                    pooled_dim() > 0 ? batch.pooled.as<float>() + i * pooled_dim() : nullptr);
   }

@@ -16,15 +16,16 @@ struct Batch {
   std::vector<std::int64_t> samples;  // B ids: the keys of all randomness
   std::vector<std::uint32_t> epochs;  // B
   Buffer latents;                     // (B, C, h, w) f32, scaled
-  Buffer tokens;                      // (T, D) f32, the texts laid end to end; T may be 0 (then (0, D))
-  Buffer offsets;                     // (B + 1) i64
-  Buffer pooled;                      // (B, P) f32, or absent
-  std::int64_t step = 0;              // from the loader: counted from its first step
-  int microbatch = 0;                 // from the loader: within the step
+  Buffer tokens;          // (T, D) f32, the texts laid end to end; T may be 0 (then (0, D))
+  Buffer offsets;         // (B + 1) i64
+  Buffer pooled;          // (B, P) f32, or absent
+  std::int64_t step = 0;  // from the loader: counted from its first step
+  int microbatch = 0;     // from the loader: within the step
 };
 
 /// Which samples are kept for validation: those whose hash of (seed, id) falls below `fraction`; of
-/// them the `max_samples` with the smallest hashes when that is > 0. Independent of which caches exist.
+/// them the `max_samples` with the smallest hashes when that is > 0. Independent of which caches
+/// exist.
 struct Holdout {
   double fraction = 0;
   std::int64_t max_samples = 0;

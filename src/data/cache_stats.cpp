@@ -65,11 +65,16 @@ CacheStats cache_stats(const CacheReader& cache) {
 }
 
 std::string CacheStats::to_json() const {
-  nlohmann::ordered_json json{{"count", count},         {"tokens", tokens},
-                              {"bytes", bytes},         {"nan", nan},
-                              {"inf", infinite},        {"mean", mean},
-                              {"std", std},             {"min", min},
-                              {"max", max},             {"min_tokens", min_tokens},
+  nlohmann::ordered_json json{{"count", count},
+                              {"tokens", tokens},
+                              {"bytes", bytes},
+                              {"nan", nan},
+                              {"inf", infinite},
+                              {"mean", mean},
+                              {"std", std},
+                              {"min", min},
+                              {"max", max},
+                              {"min_tokens", min_tokens},
                               {"max_tokens", max_tokens}};
   json["token_histogram"] = nlohmann::ordered_json::object();
   for (std::size_t tokens = 0; tokens < token_histogram.size(); ++tokens)

@@ -8,6 +8,7 @@
 #include <cerrno>
 #include <filesystem>
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <utility>
 
 #include "core/error.hpp"
@@ -23,20 +24,21 @@ namespace {
 
 namespace fs = std::filesystem;
 
-std::string partial_of(const std::string& dir) { return dir + "/.partial"; }
-std::string record_name(std::int64_t shard) { return shard_name(shard) + ".json"; }
+std::string partial_of(const std::string& dir) {
+  return dir + "/.partial";
+}
+std::string record_name(std::int64_t shard) {
+  return shard_name(shard) + ".json";
+}
 
 void rename_path(const std::string& from, const std::string& to) {
   if (::rename(from.c_str(), to.c_str()) != 0) fail_errno(to, "rename", true);
 }
 
 std::string record_text(const ShardRecord& record) {
-  return nlohmann::ordered_json{{"file", record.file},
-                                {"count", record.count},
-                                {"tokens", record.tokens},
-                                {"bytes", record.bytes},
-                                {"sha256", record.sha256},
-                                {"meta_sha256", record.meta_sha256}}
+  return nlohmann::ordered_json{{"file", record.file},     {"count", record.count},
+                                {"tokens", record.tokens}, {"bytes", record.bytes},
+                                {"sha256", record.sha256}, {"meta_sha256", record.meta_sha256}}
              .dump() +
          "\n";
 }
@@ -47,9 +49,10 @@ std::optional<ShardRecord> read_record(const std::string& dir, std::int64_t shar
   if (!file_exists(path)) return {};
   try {
     const nlohmann::json json = read_json_file(path, 1 << 16);
-    ShardRecord record{json.at("file").get<std::string>(),   json.at("count").get<std::int64_t>(),
-                       json.at("tokens").get<std::int64_t>(), json.at("bytes").get<std::int64_t>(),
-                       json.at("sha256").get<std::string>(), json.at("meta_sha256").get<std::string>()};
+    ShardRecord record{
+        json.at("file").get<std::string>(),    json.at("count").get<std::int64_t>(),
+        json.at("tokens").get<std::int64_t>(), json.at("bytes").get<std::int64_t>(),
+        json.at("sha256").get<std::string>(),  json.at("meta_sha256").get<std::string>()};
     if (record.file != shard_name(shard)) return {};
     return record;
   } catch (const nlohmann::json::exception&) {
@@ -59,8 +62,8 @@ std::optional<ShardRecord> read_record(const std::string& dir, std::int64_t shar
   }
 }
 
-/// A finished shard lies in `.partial/` until the cache is published; a kill meanwhile leaves it either
-/// here or there.
+/// A finished shard lies in `.partial/` until the cache is published; a kill meanwhile leaves it
+/// either here or there.
 std::string place_of(const std::string& dir, const ShardRecord& record) {
   for (const std::string& path : {partial_of(dir) + "/" + record.file, dir + "/" + record.file}) {
     std::error_code error;
@@ -103,9 +106,10 @@ std::int64_t CachePlan::rows_in(std::int64_t shard) const {
 }
 
 std::int64_t default_rows_per_shard(std::int64_t rows, std::int64_t bytes_per_row) {
-  constexpr std::int64_t largest = std::int64_t{2} << 30, share = 64, step = 64;
+  constexpr std::int64_t largest = std::int64_t{2} << 30, share = 256, step = 64;
   const std::int64_t shared = (rows + share - 1) / share;
-  const std::int64_t most = std::max<std::int64_t>(largest / std::max<std::int64_t>(bytes_per_row, 1), 1);
+  const std::int64_t most =
+      std::max<std::int64_t>(largest / std::max<std::int64_t>(bytes_per_row, 1), 1);
   return std::min(std::max((shared + step - 1) / step * step, 4 * step), most);
 }
 
@@ -142,7 +146,9 @@ const float* as_f32(Tensor tensor, std::vector<float>& wide) {
   return wide.data();
 }
 
-std::span<const std::byte> bytes_of(const std::vector<std::byte>& bytes) { return bytes; }
+std::span<const std::byte> bytes_of(const std::vector<std::byte>& bytes) {
+  return bytes;
+}
 
 }  // namespace
 
@@ -153,10 +159,11 @@ void ShardWriter::append(Tensor values, Tensor pooled) {
   const std::int64_t tokens = is_text ? s.tokens[s.row] : 1;
   const auto elements = static_cast<std::int64_t>(s.layout.row_bytes() / size_of(s.layout.dtype));
   STRATA_CHECK(values.numel() == tokens * elements && values.device == host_device,
-               "{}: values {} instead of {} x {}", s.label(), to_string(values.shape), tokens, elements);
-  STRATA_CHECK((s.layout.pooled_dim == 0) == !pooled &&
-                   (!pooled || pooled.numel() == s.layout.pooled_dim),
-               "{}: pooled {}", s.label(), to_string(pooled.shape));
+               "{}: values {} instead of {} x {}", s.label(), to_string(values.shape), tokens,
+               elements);
+  STRATA_CHECK(
+      (s.layout.pooled_dim == 0) == !pooled && (!pooled || pooled.numel() == s.layout.pooled_dim),
+      "{}: pooled {}", s.label(), to_string(pooled.shape));
   s.values.resize(static_cast<std::size_t>(tokens) * s.layout.row_bytes());
   s.scale.resize(s.layout.has_scale() ? static_cast<std::size_t>(tokens) : 0);
   bool finite = tokens == 0 || to_stored(s.values.data(), s.scale.data(), as_f32(values, s.wide),
@@ -164,7 +171,8 @@ void ShardWriter::append(Tensor values, Tensor pooled) {
   s.pooled.resize(s.layout.pooled_row_bytes());
   if (pooled)
     finite = to_stored(s.pooled.data(), nullptr, as_f32(pooled, s.wide), s.layout.pooled_dtype(), 1,
-                       s.layout.pooled_dim) && finite;
+                       s.layout.pooled_dim) &&
+             finite;
   if (!finite)
     fail(Exit::data, "{}: a value is not finite in {} (bfloat16 and float32 have the larger range)",
          s.label(), name_of(s.layout.dtype));
@@ -174,7 +182,8 @@ void ShardWriter::append(Tensor values, Tensor pooled) {
   s.file.write_at(s.at.values + first_value * s.layout.row_bytes(), s.values);
   if (!scale.empty()) s.file.write_at(s.at.scale + static_cast<std::uint64_t>(s.token) * 4, scale);
   if (pooled)
-    s.file.write_at(s.at.pooled + static_cast<std::uint64_t>(s.row) * s.layout.pooled_row_bytes(), s.pooled);
+    s.file.write_at(s.at.pooled + static_cast<std::uint64_t>(s.row) * s.layout.pooled_row_bytes(),
+                    s.pooled);
   s.crcs.push_back(row_crc(s.samples[s.row], bytes_of(s.values), scale, bytes_of(s.pooled)));
   s.token += is_text ? tokens : 0;
   ++s.row;
@@ -191,8 +200,12 @@ void ShardWriter::finish() {
     s.file.write_at(s.at.offsets, std::as_bytes(std::span(offsets)));
   }
   const std::string temporary = s.temporary(), folder = partial_of(s.dir);
-  ShardRecord record{shard_name(s.shard), s.layout.rows, s.layout.tokens,
-                     static_cast<std::int64_t>(s.file.size()), {}, {}};
+  ShardRecord record{shard_name(s.shard),
+                     s.layout.rows,
+                     s.layout.tokens,
+                     static_cast<std::int64_t>(s.file.size()),
+                     {},
+                     {}};
   s.file.sync_and_close();
   ShardLayout found = s.layout;
   open_shard_file(temporary, found, nullptr);
@@ -217,7 +230,8 @@ CacheBuilder::~CacheBuilder() {
 }
 
 CacheBuilder::CacheBuilder(CacheBuilder&& other) noexcept
-    : dir_(std::move(other.dir_)), plan_(std::move(other.plan_)),
+    : dir_(std::move(other.dir_)),
+      plan_(std::move(other.plan_)),
       lock_(std::exchange(other.lock_, -1)) {}
 
 CacheBuilder::Status CacheBuilder::prepare(bool overwrite) {
@@ -233,12 +247,12 @@ CacheBuilder::Status CacheBuilder::prepare(bool overwrite) {
   if (file_exists(dir_ + "/manifest.json") && !overwrite) {
     const CacheReader found(dir_);
     const bool same = head_of(found.manifest()) == head_of(plan_.manifest) &&
-                      found.provenance() == plan_.details &&
-                      found.pooled_dim() == plan_.pooled_dim;
+                      found.provenance() == plan_.details && found.pooled_dim() == plan_.pooled_dim;
     std::error_code error;
     fs::remove_all(folder, error);  // left by a kill right after the manifest, or made above
     if (!same)
-      fail(Exit::cannot_create, "{}: holds a finished cache of other settings (--overwrite replaces it)", dir_);
+      fail(Exit::cannot_create,
+           "{}: holds a finished cache of other settings (--overwrite replaces it)", dir_);
     return Status::finished;
   }
   if (overwrite) {
@@ -251,7 +265,8 @@ CacheBuilder::Status CacheBuilder::prepare(bool overwrite) {
   if (!file_exists(plan_path)) {
     write_file_atomically(plan_path, plan);
   } else if (read_file(plan_path, 1 << 20) != plan) {
-    fail(Exit::mismatch, "{}: an unfinished cache of other settings is there (--overwrite drops it)", folder);
+    fail(Exit::mismatch,
+         "{}: an unfinished cache of other settings is there (--overwrite drops it)", folder);
   }
   return Status::open;
 }
@@ -277,8 +292,12 @@ ShardWriter CacheBuilder::begin_shard(std::int64_t shard, std::span<const std::i
   const std::string temporary = partial_of(dir_) + "/" + shard_name(shard) + ".tmp";
   const ShardOffsets offsets = create_shard_file(temporary, layout, plan_.details);
   return ShardWriter(std::make_unique<ShardWriter::State>(
-      ShardWriter::State{dir_, shard, layout, {samples.begin(), samples.end()},
-                         {tokens.begin(), tokens.end()}, offsets,
+      ShardWriter::State{dir_,
+                         shard,
+                         layout,
+                         {samples.begin(), samples.end()},
+                         {tokens.begin(), tokens.end()},
+                         offsets,
                          FileHandle::open_for_writing(temporary)}));
 }
 

@@ -1,11 +1,12 @@
-// Image formats. The C libraries leave by longjmp; the functions they may leave through hold nothing
-// that has a destructor.
+// Image formats. The C libraries leave by longjmp; the functions they may leave through hold
+// nothing that has a destructor.
 
 // libjpeg's headers need stdio first.
+// clang-format off
 #include <cstdio>
-
-#include <jerror.h>
 #include <jpeglib.h>
+#include <jerror.h>
+// clang-format on
 #include <png.h>
 #include <webp/decode.h>
 #include <webp/demux.h>
@@ -24,7 +25,9 @@ namespace {
 
 using Pixels = std::vector<std::uint8_t>;
 
-DecodeResult refuse(std::string reason) { return {{}, std::move(reason)}; }
+DecodeResult refuse(std::string reason) {
+  return {{}, std::move(reason)};
+}
 
 /// Empty when (width, height) is acceptable.
 std::string size_error(std::uint64_t width, std::uint64_t height, std::int64_t max_pixels) {

@@ -30,7 +30,9 @@ double sinc(double x) {
   return std::sin(x) / x;
 }
 
-double lanczos(double x) { return -3.0 <= x && x < 3.0 ? sinc(x) * sinc(x / 3) : 0.0; }
+double lanczos(double x) {
+  return -3.0 <= x && x < 3.0 ? sinc(x) * sinc(x / 3) : 0.0;
+}
 
 struct Kernel {
   double (*weight)(double);
@@ -39,9 +41,12 @@ struct Kernel {
 
 Kernel kernel_of(Resample filter) {
   switch (filter) {
-    case Resample::bilinear: return {bilinear, 1.0};
-    case Resample::bicubic: return {bicubic, 2.0};
-    case Resample::lanczos: return {lanczos, 3.0};
+    case Resample::bilinear:
+      return {bilinear, 1.0};
+    case Resample::bicubic:
+      return {bicubic, 2.0};
+    case Resample::lanczos:
+      return {lanczos, 3.0};
   }
   return {bilinear, 1.0};
 }

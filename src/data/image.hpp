@@ -27,13 +27,14 @@ struct DecodeResult {
 };
 
 /// Decodes JPEG, PNG or WebP, found by their first bytes, to what Pillow's `convert("RGB")` gives:
-/// grey is repeated, palettes are looked up, alpha is dropped (not blended), CMYK is inverted, 16 bits
-/// are cut to 8. EXIF orientation is not applied. Bounded: a truncated or damaged file, or one of more
-/// than `max_pixels`, comes back as `error`; nothing larger than the pixels themselves is allocated.
+/// grey is repeated, palettes are looked up, alpha is dropped (not blended), CMYK is inverted, 16
+/// bits are cut to 8. EXIF orientation is not applied. Bounded: a truncated or damaged file, or one
+/// of more than `max_pixels`, comes back as `error`; nothing larger than the pixels themselves is
+/// allocated.
 DecodeResult decode_image(std::string_view bytes, std::int64_t max_pixels = max_image_pixels);
 
-/// Pillow's `Image.resize` with antialiasing: separable, support scaled by the reduction, coefficients
-/// and both passes in its 8-bit fixed point, so equal to it in every byte.
+/// Pillow's `Image.resize` with antialiasing: separable, support scaled by the reduction,
+/// coefficients and both passes in its 8-bit fixed point, so equal to it in every byte.
 Image resize(const Image& image, int width, int height, Resample filter);
 
 /// torchvision's `Resize(size)` (shorter side to `size`, longer side int(size * long / short)) and

@@ -80,7 +80,8 @@ std::string Index::read_image(std::int64_t sample) const {
   if (separator == std::string::npos) return read_file(file, max_encoded_bytes);
   const FileHandle shard = FileHandle::open_for_reading(file);
   if (entry.bytes > max_encoded_bytes)
-    fail(Exit::data, "{}: sample {}: {} bytes are too many for an image", path_, sample, entry.bytes);
+    fail(Exit::data, "{}: sample {}: {} bytes are too many for an image", path_, sample,
+         entry.bytes);
   std::string bytes(static_cast<std::size_t>(entry.bytes), '\0');
   shard.read_at(static_cast<std::uint64_t>(entry.offset), std::as_writable_bytes(std::span(bytes)));
   return bytes;

@@ -7,9 +7,9 @@
 
 namespace strata {
 
-/// One line of the index. `image` is a file, relative to the index file's folder or absolute; for a tar
-/// shard it is "SHARD.tar::MEMBER", and the member's bytes lie at [offset, offset + bytes) of the shard.
-/// Empty for a sample that is a caption alone.
+/// One line of the index. `image` is a file, relative to the index file's folder or absolute; for a
+/// tar shard it is "SHARD.tar::MEMBER", and the member's bytes lie at [offset, offset + bytes) of
+/// the shard. Empty for a sample that is a caption alone.
 struct IndexEntry {
   std::string image;
   std::string caption;                // captions[0]
@@ -36,24 +36,26 @@ class Index {
 };
 
 struct IndexOptions {
-  /// Folders (with JSON lines, with tar shards, or with KEY.txt beside KEY.jpg), tar shards, JSON-lines
-  /// files or text files; taken in this order.
+  /// Folders (with JSON lines, with tar shards, or with KEY.txt beside KEY.jpg), tar shards,
+  /// JSON-lines files or text files; taken in this order.
   std::vector<std::string> inputs;
-  /// Where a JSON-lines or text file's relative image names are looked up; empty: the file's folder.
+  /// Where a JSON-lines or text file's relative image names are looked up; empty: the file's
+  /// folder.
   std::string images;
-  std::string out;          // index.jsonl
-  std::string skipped;      // empty: skipped.jsonl beside `out`
-  double max_bad = 0.001;   // fraction of samples that may be skipped
-  int threads = 0;          // decoding threads; 0: as many as the process may use
+  std::string out;         // index.jsonl
+  std::string skipped;     // empty: skipped.jsonl beside `out`
+  double max_bad = 0.001;  // fraction of samples that may be skipped
+  int threads = 0;         // decoding threads; 0: as many as the process may use
 };
 
 struct IndexReport {
   std::int64_t samples = 0, skipped = 0;
 };
 
-/// Lists every sample in a fixed order (inputs as given, folders by name, lines and tar members as they
-/// lie), decodes every image once, and writes `out` and `skipped` under their final names only when
-/// done. More than max_bad skipped, or no sample at all, is Error(65): then only `skipped` is written.
+/// Lists every sample in a fixed order (inputs as given, folders by name, lines and tar members as
+/// they lie), decodes every image once, and writes `out` and `skipped` under their final names only
+/// when done. More than max_bad skipped, or no sample at all, is Error(65): then only `skipped` is
+/// written.
 IndexReport build_index(const IndexOptions& options);
 
 }  // namespace strata

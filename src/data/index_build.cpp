@@ -1,8 +1,14 @@
+#include <sched.h>
+
+#include <algorithm>
 #include <atomic>
+#include <cstdio>
+#include <exception>
 #include <filesystem>
 #include <fstream>
 #include <nlohmann/json.hpp>
 #include <thread>
+#include <unordered_map>
 
 #include "core/error.hpp"
 #include "core/file.hpp"
@@ -27,7 +33,8 @@ std::string read_encoded(const Candidate& candidate) {
     fail(Exit::data, "{} bytes are too many for an image", candidate.bytes);
   std::string bytes(static_cast<std::size_t>(candidate.bytes), '\0');
   FileHandle::open_for_reading(candidate.file)
-      .read_at(static_cast<std::uint64_t>(candidate.offset), std::as_writable_bytes(std::span(bytes)));
+      .read_at(static_cast<std::uint64_t>(candidate.offset),
+               std::as_writable_bytes(std::span(bytes)));
   return bytes;
 }
 
@@ -73,7 +80,8 @@ void check_images(std::vector<Candidate>& chunk, int threads) {
 /// A file under a temporary name until `publish`.
 class LineFile {
  public:
-  explicit LineFile(std::string path) : path_(std::move(path)), file_(temporary(), std::ios::binary) {
+  explicit LineFile(std::string path)
+      : path_(std::move(path)), file_(temporary(), std::ios::binary) {
     if (!file_) fail(Exit::cannot_create, "{}: cannot be created", temporary());
   }
   ~LineFile() {
@@ -121,9 +129,11 @@ class Builder {
     const std::int64_t all = report_.samples + report_.skipped;
     if (all == 0) fail(Exit::data, "{}: no samples found", options.inputs.front());
     if (static_cast<double>(report_.skipped) > options.max_bad * static_cast<double>(all))
-      fail(Exit::data, "{} of {} samples cannot be used, more than --max-bad {} allows (see {}); the first: {}",
+      fail(Exit::data,
+           "{} of {} samples cannot be used, more than --max-bad {} allows (see {}); the first: {}",
            report_.skipped, all, options.max_bad, skipped_path(options), first_problem_);
-    if (report_.samples == 0) fail(Exit::data, "{}: every sample was skipped", options.inputs.front());
+    if (report_.samples == 0)
+      fail(Exit::data, "{}: every sample was skipped", options.inputs.front());
     out_.publish();
     return report_;
   }
@@ -141,7 +151,8 @@ class Builder {
     auto [known, added] = folders_.try_emplace(file.parent_path().string());
     if (added)
       known->second = fs::weakly_canonical(file.parent_path()).lexically_relative(folder_).string();
-    const std::string name = (fs::path(known->second) / file.filename()).lexically_normal().string();
+    const std::string name =
+        (fs::path(known->second) / file.filename()).lexically_normal().string();
     return candidate.member.empty() ? name : name + "::" + candidate.member;
   }
 
@@ -200,7 +211,8 @@ IndexReport build_index(const IndexOptions& options) {
     fail(Exit::usage, "--max-bad {}: must lie in [0, 1]", options.max_bad);
   Builder builder(options);
   for (const std::string& input : options.inputs)
-    list_candidates(input, options.images, [&](Candidate candidate) { builder.add(std::move(candidate)); });
+    list_candidates(input, options.images,
+                    [&](Candidate candidate) { builder.add(std::move(candidate)); });
   return builder.finish(options);
 }
 

@@ -47,7 +47,8 @@ std::string trimmed(std::string text) {
   return text;
 }
 
-/// Captions of a JSON object under the names in use; false when it has none, or one that is not text.
+/// Captions of a JSON object under the names in use; false when it has none, or one that is not
+/// text.
 bool take_captions(const Json& object, std::vector<std::string>& captions) {
   for (const char* key : {"captions", "caption", "text", "prompt", "TEXT"}) {
     const auto found = object.find(key);
@@ -74,14 +75,16 @@ void for_each_line(const std::string& path, Function fn) {
   std::string line;
   for (std::int64_t number = 1; std::getline(file, line); ++number) {
     const std::string where = fmt::format("{}:{}", path, number);
-    if (line.size() > max_text_bytes) fail(Exit::data, "{}: a line of {} bytes", where, line.size());
+    if (line.size() > max_text_bytes)
+      fail(Exit::data, "{}: a line of {} bytes", where, line.size());
     if (!line.empty() && line.back() == '\r') line.pop_back();
     fn(line, where);
   }
   if (file.bad()) fail(Exit::io, "{}: read failed", path);
 }
 
-void list_json_lines(const std::string& path, const std::string& images, const CandidateSink& sink) {
+void list_json_lines(const std::string& path, const std::string& images,
+                     const CandidateSink& sink) {
   for_each_line(path, [&](const std::string& line, const std::string& where) {
     if (line.find_first_not_of(" \t") == std::string::npos) return;
     const Json object = parse_json(line, where);
@@ -105,7 +108,8 @@ void list_text(const std::string& path, const std::string& images, const Candida
   for_each_line(path, [&](const std::string& line, const std::string& where) {
     Candidate candidate;
     const std::size_t tab = line.find('\t');
-    if (tab != std::string::npos) candidate.file = (fs::path(images) / line.substr(0, tab)).string();
+    if (tab != std::string::npos)
+      candidate.file = (fs::path(images) / line.substr(0, tab)).string();
     candidate.captions.push_back(tab == std::string::npos ? line : line.substr(tab + 1));
     try {
       Json(line).dump();
@@ -127,7 +131,8 @@ struct Group {
 
 class TarReader {
  public:
-  explicit TarReader(const std::string& path) : path_(path), archive_(archive_read_new(), archive_read_free) {
+  explicit TarReader(const std::string& path)
+      : path_(path), archive_(archive_read_new(), archive_read_free) {
     archive_read_support_format_tar(archive_.get());
     if (archive_read_open_filename(archive_.get(), path.c_str(), 1 << 16) != ARCHIVE_OK)
       refuse("not a tar file that can be read");
@@ -136,7 +141,8 @@ class TarReader {
   bool next(archive_entry*& entry) {
     const int status = archive_read_next_header(archive_.get(), &entry);
     if (status == ARCHIVE_EOF) return false;
-    if (status != ARCHIVE_OK && status != ARCHIVE_WARN) refuse("not a tar file, compressed, or damaged");
+    if (status != ARCHIVE_OK && status != ARCHIVE_WARN)
+      refuse("not a tar file, compressed, or damaged");
     return true;
   }
 
@@ -147,7 +153,8 @@ class TarReader {
     if (bytes < 0 || bytes > static_cast<std::int64_t>(max_text_bytes))
       fail(Exit::data, "{}::{}: {} bytes of text", path_, member, bytes);
     std::string text(static_cast<std::size_t>(bytes), '\0');
-    if (archive_read_data(archive_.get(), text.data(), text.size()) != bytes) refuse("ends within a member");
+    if (archive_read_data(archive_.get(), text.data(), text.size()) != bytes)
+      refuse("ends within a member");
     return text;
   }
 
@@ -208,7 +215,8 @@ void list_tar(const std::string& path, const CandidateSink& sink) {
   std::unordered_map<std::string, std::size_t> by_key;
   for (archive_entry* entry = nullptr; tar.next(entry);) {
     const char* name = archive_entry_pathname(entry);
-    if (!name || archive_entry_filetype(entry) != AE_IFREG || archive_entry_hardlink(entry)) continue;
+    if (!name || archive_entry_filetype(entry) != AE_IFREG || archive_entry_hardlink(entry))
+      continue;
     const std::string member = name;
     const std::size_t slash = member.rfind('/');
     const std::size_t base = slash == std::string::npos ? 0 : slash + 1;
@@ -259,12 +267,15 @@ void list_folder(const std::string& folder, const std::string& images, const Can
     const std::string name = entry->path().filename().string();
     if (at_top && is_json_lines(extension) && name != "index.jsonl" && name != "skipped.jsonl")
       lists.push_back(entry->path());
-    else if (at_top && extension == "tar") shards.push_back(entry->path());
-    else if (is_image_extension(extension)) pictures.push_back(entry->path());
+    else if (at_top && extension == "tar")
+      shards.push_back(entry->path());
+    else if (is_image_extension(extension))
+      pictures.push_back(entry->path());
   }
   if (error) fail(Exit::io, "{}: {}", folder, error.message());
   for (auto* paths : {&lists, &shards, &pictures}) std::sort(paths->begin(), paths->end());
-  for (const fs::path& list : lists) list_json_lines(list.string(), images.empty() ? folder : images, sink);
+  for (const fs::path& list : lists)
+    list_json_lines(list.string(), images.empty() ? folder : images, sink);
   for (const fs::path& shard : shards) list_tar(shard.string(), sink);
   if (!lists.empty() || !shards.empty()) return;
   for (const fs::path& picture : pictures) list_image_beside_text(picture, sink);
@@ -272,7 +283,8 @@ void list_folder(const std::string& folder, const std::string& images, const Can
 
 }  // namespace
 
-void list_candidates(const std::string& input, const std::string& images, const CandidateSink& sink) {
+void list_candidates(const std::string& input, const std::string& images,
+                     const CandidateSink& sink) {
   if (directory_exists(input)) return list_folder(input, images, sink);
   if (!file_exists(input)) fail(Exit::data, "{}: no such file or folder", input);
   const std::string extension = extension_of(input);

@@ -25,6 +25,7 @@ using CandidateSink = std::function<void(Candidate)>;
 /// `input` is a folder, a tar shard, a JSON-lines file or a text file. images: where relative image
 /// names of the latter two are looked up (empty: beside the file). Paths come out as they were put
 /// together from `input`. What cannot be read as a list at all is Error(65) naming the line.
-void list_candidates(const std::string& input, const std::string& images, const CandidateSink& sink);
+void list_candidates(const std::string& input, const std::string& images,
+                     const CandidateSink& sink);
 
 }  // namespace strata

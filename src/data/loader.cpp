@@ -18,7 +18,8 @@ Loader::Loader(const CacheSet& caches, const SampleOrder& order, const LoaderSch
   if (schedule.microbatch < 1 || schedule.global_batch < 1 || schedule.global_batch % lanes != 0)
     fail(Exit::usage, "global batch {}: must be a multiple of microbatch x ranks = {} x {}",
          schedule.global_batch, schedule.microbatch, schedule.ranks);
-  STRATA_CHECK(order.count() == caches.size(), "an order of {} samples for {}", order.count(), caches.size());
+  STRATA_CHECK(order.count() == caches.size(), "an order of {} samples for {}", order.count(),
+               caches.size());
   thread_ = std::thread([this] { run(); });
 }
 
@@ -33,9 +34,9 @@ Loader::~Loader() {
 
 Batch Loader::read(std::int64_t step, int microbatch) const {
   const std::int64_t lane = std::int64_t{microbatch} * schedule_.ranks + schedule_.rank;
-  const std::uint64_t first = schedule_.first_counter +
-                              static_cast<std::uint64_t>(step * schedule_.global_batch +
-                                                         lane * schedule_.microbatch);
+  const std::uint64_t first =
+      schedule_.first_counter +
+      static_cast<std::uint64_t>(step * schedule_.global_batch + lane * schedule_.microbatch);
   std::vector<SampleOrder::Position> positions;
   for (std::int64_t i = 0; i < schedule_.microbatch; ++i)
     positions.push_back(order_.at(first + static_cast<std::uint64_t>(i)));

@@ -11,8 +11,9 @@
 
 namespace strata {
 
-/// Which global sample counters this rank reads. Step s covers [first + s * global_batch, + global_batch),
-/// cut into lanes of `microbatch` samples; microbatch m of rank r is lane m * ranks + r.
+/// Which global sample counters this rank reads. Step s covers [first + s * global_batch, +
+/// global_batch), cut into lanes of `microbatch` samples; microbatch m of rank r is lane m * ranks
+/// + r.
 struct LoaderSchedule {
   std::uint64_t first_counter = 0;
   std::int64_t global_batch = 1;
@@ -25,8 +26,8 @@ struct LoaderSchedule {
 
 class Loader {
  public:
-  /// prefetch: microbatches kept ready. global_batch must be a multiple of microbatch * ranks (Error(64)).
-  /// The set must outlive the loader.
+  /// prefetch: microbatches kept ready. global_batch must be a multiple of microbatch * ranks
+  /// (Error(64)). The set must outlive the loader.
   Loader(const CacheSet& caches, const SampleOrder& order, const LoaderSchedule& schedule,
          int prefetch = 4);
   /// Stops the thread, whatever it is doing.
@@ -34,8 +35,8 @@ class Loader {
   Loader(const Loader&) = delete;
   Loader& operator=(const Loader&) = delete;
 
-  /// The next microbatch in order. Rethrows what the thread met (damage is Error(65)). After the last step
-  /// it is Error(70).
+  /// The next microbatch in order. Rethrows what the thread met (damage is Error(65)). After the
+  /// last step it is Error(70).
   Batch next();
   /// Seconds that `next` has waited so far: the run's data_s.
   double wait_seconds() const { return wait_seconds_; }

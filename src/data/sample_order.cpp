@@ -27,8 +27,7 @@ std::int64_t SampleOrder::permute(std::int64_t index, std::uint32_t epoch) const
   do {
     std::uint64_t left = x >> half_bits_, right = x & mask;
     for (std::uint32_t round = 0; round < rounds; ++round) {
-      const auto word =
-          random_block({seed_}, {right, epoch, Purpose::sample_order}, round)[0];
+      const auto word = random_block({seed_}, {right, epoch, Purpose::sample_order}, round)[0];
       const std::uint64_t mixed = left ^ (word & mask);
       left = right;
       right = mixed;

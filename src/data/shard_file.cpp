@@ -13,7 +13,8 @@ namespace strata {
 
 namespace {
 
-/// Owns one libhdf5 identifier. libhdf5's own error printing is switched off: the Error says it all.
+/// Owns one libhdf5 identifier. libhdf5's own error printing is switched off: the Error says it
+/// all.
 class Handle {
  public:
   Handle(hid_t id, herr_t (*close)(hid_t), const std::string& path, const char* call, Exit code)
@@ -69,10 +70,14 @@ Handle half_type(const Context& context) {
 
 Handle stored_type(const Context& context, CacheDType dtype) {
   switch (dtype) {
-    case CacheDType::float16: return half_type(context);
-    case CacheDType::bfloat16: return OWN(context, H5Tclose, H5Tcopy, H5T_STD_U16LE);
-    case CacheDType::int8: return OWN(context, H5Tclose, H5Tcopy, H5T_STD_I8LE);
-    case CacheDType::float32: break;
+    case CacheDType::float16:
+      return half_type(context);
+    case CacheDType::bfloat16:
+      return OWN(context, H5Tclose, H5Tcopy, H5T_STD_U16LE);
+    case CacheDType::int8:
+      return OWN(context, H5Tclose, H5Tcopy, H5T_STD_I8LE);
+    case CacheDType::float32:
+      break;
   }
   return OWN(context, H5Tclose, H5Tcopy, H5T_IEEE_F32LE);
 }
@@ -106,8 +111,10 @@ std::vector<Wanted> wanted_datasets(const Context& context, const ShardLayout& l
   fixed("crc32c", {rows}, H5T_STD_U32LE, &offsets.crc32c);
   if (layout.has_scale()) fixed("scale", {tokens}, H5T_IEEE_F32LE, &offsets.scale);
   if (layout.pooled_dim > 0)
-    all.push_back({"pooled", {rows, static_cast<hsize_t>(layout.pooled_dim)},
-                   stored_type(context, layout.pooled_dtype()), &offsets.pooled});
+    all.push_back({"pooled",
+                   {rows, static_cast<hsize_t>(layout.pooled_dim)},
+                   stored_type(context, layout.pooled_dtype()),
+                   &offsets.pooled});
   std::vector<hsize_t> extents{static_cast<hsize_t>(layout.value_rows())};
   extents.insert(extents.end(), layout.shape.begin(), layout.shape.end());
   all.push_back({"values", extents, stored_type(context, layout.dtype), &offsets.values});
@@ -210,7 +217,8 @@ std::int64_t read_pooled_dim(const Context& context, hid_t file) {
   const Handle dataset = OWN(context, H5Dclose, H5Dopen2, file, "pooled", H5P_DEFAULT);
   const Handle space = OWN(context, H5Sclose, H5Dget_space, dataset);
   hsize_t extents[2] = {0, 0};
-  if (H5Sget_simple_extent_ndims(space) != 2) fail(Exit::data, "{}: dataset /pooled: is of another rank", context.path);
+  if (H5Sget_simple_extent_ndims(space) != 2)
+    fail(Exit::data, "{}: dataset /pooled: is of another rank", context.path);
   H5Sget_simple_extent_dims(space, extents, nullptr);
   if (extents[1] < 1 || extents[1] > (1 << 24))
     fail(Exit::data, "{}: dataset /pooled: width {}", context.path, extents[1]);
@@ -247,7 +255,8 @@ ShardOffsets create_shard_file(const std::string& path, const ShardLayout& layou
   const auto wanted = wanted_datasets(context, layout, offsets);
   std::vector<std::uint64_t> places;
   {
-    Handle file = OWN(context, H5Fclose, H5Fcreate, path.c_str(), H5F_ACC_TRUNC, file_creation, access);
+    Handle file =
+        OWN(context, H5Fclose, H5Fcreate, path.c_str(), H5F_ACC_TRUNC, file_creation, access);
     // Strings share one heap, which this first one allocates ahead of /values.
     write_text_attribute(context, file, "provenance", provenance);
     const Handle creation = dataset_creation(context);
@@ -268,7 +277,8 @@ ShardOffsets create_shard_file(const std::string& path, const ShardLayout& layou
   return offsets;
 }
 
-ShardOffsets open_shard_file(const std::string& path, ShardLayout& layout, std::string* provenance) {
+ShardOffsets open_shard_file(const std::string& path, ShardLayout& layout,
+                             std::string* provenance) {
   prepare_library();
   const Context context{path, Exit::data};
   const std::uint64_t bytes = FileHandle::open_for_reading(path).size();
@@ -287,9 +297,11 @@ ShardOffsets open_shard_file(const std::string& path, ShardLayout& layout, std::
     if (each.offset != &offsets.values) continue;
     const std::string dtype = read_text_attribute(context, dataset, "dtype");
     if (dtype != name_of(layout.dtype))
-      fail(Exit::data, "{}: /values is {}, the manifest says {}", path, dtype, name_of(layout.dtype));
+      fail(Exit::data, "{}: /values is {}, the manifest says {}", path, dtype,
+           name_of(layout.dtype));
   }
-  if (names.size() != wanted.size()) fail(Exit::data, "{}: holds datasets that a cache has not", path);
+  if (names.size() != wanted.size())
+    fail(Exit::data, "{}: holds datasets that a cache has not", path);
   if (offsets.values + layout.values_bytes() != bytes)
     fail(Exit::data, "{}: /values does not end with the file", path);
   if (provenance && H5Aexists(file, "provenance") > 0)

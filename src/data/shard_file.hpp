@@ -1,6 +1,6 @@
 #pragma once
-// The HDF5 side of a shard: libhdf5 lays the file out and says where each dataset lies; all bytes of the
-// datasets are then written and read at those offsets without it.
+// The HDF5 side of a shard: libhdf5 lays the file out and says where each dataset lies; all bytes
+// of the datasets are then written and read at those offsets without it.
 
 #include <cstdint>
 #include <string>
@@ -15,7 +15,7 @@ struct ShardLayout {
   CacheDType dtype = CacheDType::bfloat16;
   std::vector<std::int64_t> shape;  // as in the manifest
   std::int64_t rows = 0, tokens = 0;
-  std::int64_t pooled_dim = 0;      // 0: no /pooled
+  std::int64_t pooled_dim = 0;  // 0: no /pooled
 
   std::int64_t value_rows() const { return kind == CacheKind::text ? tokens : rows; }
   bool has_scale() const { return dtype == CacheDType::int8; }
@@ -36,8 +36,8 @@ ShardOffsets create_shard_file(const std::string& path, const ShardLayout& layou
                                const std::string& provenance);
 
 /// For a file whose metadata is already known to be what was written: checks that it holds exactly
-/// the datasets of `layout` (pooled_dim is filled in): contiguous, no filter, no external storage, no
-/// other link. Error(65) otherwise.
+/// the datasets of `layout` (pooled_dim is filled in): contiguous, no filter, no external storage,
+/// no other link. Error(65) otherwise.
 ShardOffsets open_shard_file(const std::string& path, ShardLayout& layout, std::string* provenance);
 
 }  // namespace strata

@@ -24,9 +24,9 @@ std::vector<int> spaced_timesteps(const SamplerConfig& config, int steps) {
         t = std::nearbyint(train - i * (static_cast<double>(train) / steps)) - 1;
         break;
       case SamplerConfig::Spacing::linspace:
-        t = steps == 1 ? 0.0
-                       : std::nearbyint((steps - 1 - i) * (static_cast<double>(train - 1) /
-                                                           (steps - 1)));
+        t = steps == 1
+                ? 0.0
+                : std::nearbyint((steps - 1 - i) * (static_cast<double>(train - 1) / (steps - 1)));
         break;
     }
     timesteps[i] = static_cast<int>(t);

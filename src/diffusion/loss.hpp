@@ -28,8 +28,8 @@ struct NoisedBatch {
 };
 
 struct NoiseOptions {
-  double min_snr_gamma = 0;            // 0: off
-  DType dtype = DType::f32;            // T
+  double min_snr_gamma = 0;             // 0: off
+  DType dtype = DType::f32;             // T
   std::span<const int> timesteps = {};  // fixed ones (validation) in place of the drawn
 };
 

@@ -62,8 +62,7 @@ void sample_latents(Exec& exec, const UNet& unet, const Weights& weights, const 
     const Tensor timesteps = exec.empty(DType::f32, {model_shape[0]});
     ops::fill(exec, timesteps, sampler.timesteps()[step]);
 
-    const Tensor prediction =
-        unet.forward(exec, weights, input, timesteps, keys, pooled, nullptr);
+    const Tensor prediction = unet.forward(exec, weights, input, timesteps, keys, pooled, nullptr);
     ops::cast(exec, wide, prediction);
     memory::copy(output.data(), host_device, wide.data, wide.device, wide.bytes());
     const std::span<float> unconditional = std::span(output).first(n);

@@ -52,11 +52,13 @@ ScheduleConfig parse_schedule(const json& document, const std::string& path) {
   config.beta_start = value_or(document, path, "beta_start", 0.0001);
   config.beta_end = value_or(document, path, "beta_end", 0.02);
   const auto betas = value_or<std::string>(document, path, "beta_schedule", "linear");
-  if (betas == "linear") config.beta_schedule = BetaSchedule::linear;
+  if (betas == "linear")
+    config.beta_schedule = BetaSchedule::linear;
   else if (betas != "scaled_linear")
     fail(Exit::data, "{}: beta_schedule: \"{}\" is neither scaled_linear nor linear", path, betas);
   const auto prediction = value_or<std::string>(document, path, "prediction_type", "epsilon");
-  if (prediction == "v_prediction") config.prediction = Prediction::v_prediction;
+  if (prediction == "v_prediction")
+    config.prediction = Prediction::v_prediction;
   else if (prediction != "epsilon")
     fail(Exit::data, "{}: prediction_type: \"{}\" is neither epsilon nor v_prediction", path,
          prediction);
@@ -70,9 +72,12 @@ ScheduleConfig parse_schedule(const json& document, const std::string& path) {
 
 std::string_view name_of(SamplerConfig::Spacing spacing) {
   switch (spacing) {
-    case SamplerConfig::Spacing::leading: return "leading";
-    case SamplerConfig::Spacing::trailing: return "trailing";
-    case SamplerConfig::Spacing::linspace: return "linspace";
+    case SamplerConfig::Spacing::leading:
+      return "leading";
+    case SamplerConfig::Spacing::trailing:
+      return "trailing";
+    case SamplerConfig::Spacing::linspace:
+      return "linspace";
   }
   return "?";
 }
@@ -86,7 +91,8 @@ SamplerKind sampler_kind(std::string_view name) {
 
 std::string_view name_of(SamplerKind kind) {
   switch (kind) {
-    case SamplerKind::ddim: return "ddim";
+    case SamplerKind::ddim:
+      return "ddim";
   }
   return "?";
 }
@@ -120,8 +126,7 @@ std::string SamplerConfig::to_json() const {
       {"_class_name", "DDIMScheduler"},
       {"beta_start", s.beta_start},
       {"beta_end", s.beta_end},
-      {"beta_schedule",
-       s.beta_schedule == BetaSchedule::linear ? "linear" : "scaled_linear"},
+      {"beta_schedule", s.beta_schedule == BetaSchedule::linear ? "linear" : "scaled_linear"},
       {"num_train_timesteps", s.timesteps},
       {"prediction_type", s.prediction == Prediction::epsilon ? "epsilon" : "v_prediction"},
       {"timestep_spacing", name_of(spacing)},
@@ -141,7 +146,8 @@ std::unique_ptr<Sampler> make_sampler(SamplerKind kind, const SamplerConfig& con
   if (steps < 1 || steps > config.schedule.timesteps())
     fail(Exit::usage, "steps: {} is not in 1..{}", steps, config.schedule.timesteps());
   switch (kind) {
-    case SamplerKind::ddim: return std::make_unique<Ddim>(config, steps);
+    case SamplerKind::ddim:
+      return std::make_unique<Ddim>(config, steps);
   }
   fail(Exit::internal, "no such sampler");
 }

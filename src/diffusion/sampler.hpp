@@ -1,6 +1,7 @@
 #pragma once
 // From noise to a latent: the loop's arithmetic, one small class a sampler. A sampler is driven as
-//   x = initial_sigma() * noise;  for each step i: y = scale_input(i, x); x = step(i, x, model(y, t_i))
+//   x = initial_sigma() * noise;  for each step i: y = scale_input(i, x); x = step(i, x, model(y,
+//   t_i))
 // so that Euler and the multistep solvers fit the same loop.
 
 #include <memory>

@@ -1,6 +1,6 @@
 #pragma once
-// The noise schedule of DDPM training (Ho et al. 2020): how much signal and noise a timestep has, in
-// fp32 exactly as diffusers computes it.
+// The noise schedule of DDPM training (Ho et al. 2020): how much signal and noise a timestep has,
+// in fp32 exactly as diffusers computes it.
 
 #include <cstdint>
 #include <span>

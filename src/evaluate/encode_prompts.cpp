@@ -12,8 +12,8 @@ EncodedPrompts encode_prompts(Exec& exec, const TextEncoder& encoder,
     fail(Exit::mismatch, "the text encoder gives {} numbers a token, the U-Net takes {}", width,
          config.text_dim());
   if (settings.pooled && width != config.pooled_dim)
-    fail(Exit::mismatch, "the text encoder's pooled vector has {} numbers, the U-Net takes {}", width,
-         config.pooled_dim);
+    fail(Exit::mismatch, "the text encoder's pooled vector has {} numbers, the U-Net takes {}",
+         width, config.pooled_dim);
   EncodeOptions options{.strategies = {settings.strategy},
                         .pooled = settings.pooled,
                         .attention = parse_attention(settings.attention),

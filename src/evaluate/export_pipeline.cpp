@@ -27,10 +27,10 @@ void copy_model(const std::string& from, const std::string& to, const std::strin
   for (const auto& entry : fs::directory_iterator(from)) {
     if (!entry.is_regular_file()) continue;
     const std::string name = entry.path().filename().string();
-    const bool is_tokenizer = !tokenizer_to.empty() &&
-                              (name.starts_with("tokenizer") || name.starts_with("special_tokens") ||
-                               name.ends_with(".model") || name.starts_with("vocab") ||
-                               name.starts_with("merges"));
+    const bool is_tokenizer =
+        !tokenizer_to.empty() &&
+        (name.starts_with("tokenizer") || name.starts_with("special_tokens") ||
+         name.ends_with(".model") || name.starts_with("vocab") || name.starts_with("merges"));
     copy_into(entry.path(), fs::path(is_tokenizer ? tokenizer_to : to) / name);
   }
 }
@@ -40,6 +40,9 @@ std::string model_index(const PipelineExport& options) {
                                {"_diffusers_version", "0.30.0"},
                                {"unet", {"diffusers", "UNet2DConditionModel"}},
                                {"scheduler", {"diffusers", "DDIMScheduler"}}};
+  index["safety_checker"] = {nullptr, nullptr};
+  index["feature_extractor"] = {nullptr, nullptr};
+  index["requires_safety_checker"] = false;
   if (!options.vae.empty()) index["vae"] = {"diffusers", "AutoencoderKL"};
   if (!options.encoder.empty()) {
     index["text_encoder"] = {"transformers", "AutoModel"};
@@ -53,19 +56,18 @@ std::string host_state(const Denoiser& denoiser) {
   const TextSettings text = denoiser.text.value_or(TextSettings{});
   const bool is_linear = schedule.beta_schedule == BetaSchedule::linear;
   const bool is_epsilon = schedule.prediction == Prediction::epsilon;
-  return nlohmann::ordered_json{
-      {"unet", nlohmann::ordered_json::parse(denoiser.config.to_json())},
-      {"diffusion",
-       {{"timesteps", schedule.timesteps},
-        {"beta_schedule", is_linear ? "linear" : "scaled_linear"},
-        {"beta_start", schedule.beta_start},
-        {"beta_end", schedule.beta_end},
-        {"prediction", is_epsilon ? "epsilon" : "v_prediction"}}},
-      {"text_strategy", text.strategy},
-      {"text_attention", text.attention},
-      {"text_max_tokens", text.max_tokens},
-      {"pooled", denoiser.config.pooled_dim > 0},
-      {"source_sha256", denoiser.hash}}
+  return nlohmann::ordered_json{{"unet", nlohmann::ordered_json::parse(denoiser.config.to_json())},
+                                {"diffusion",
+                                 {{"timesteps", schedule.timesteps},
+                                  {"beta_schedule", is_linear ? "linear" : "scaled_linear"},
+                                  {"beta_start", schedule.beta_start},
+                                  {"beta_end", schedule.beta_end},
+                                  {"prediction", is_epsilon ? "epsilon" : "v_prediction"}}},
+                                {"text_strategy", text.strategy},
+                                {"text_attention", text.attention},
+                                {"text_max_tokens", text.max_tokens},
+                                {"pooled", denoiser.config.pooled_dim > 0},
+                                {"source_sha256", denoiser.hash}}
       .dump();
 }
 
@@ -98,11 +100,12 @@ std::string export_checkpoint(Communicator& communicator, const Denoiser& denois
                               const std::string& root) {
   STRATA_CHECK(communicator.size() == 1);
   const UNet unet(denoiser.config);
-  const CheckpointShard shard{&unet.parameters(),
-                              {{{0, unet.parameters().numel()}, 0}},
-                              {{"master", denoiser.flat}}};
+  const CheckpointShard shard{
+      &unet.parameters(), {{{0, unet.parameters().numel()}, 0}}, {{"master", denoiser.flat}}};
   const std::string host = host_state(denoiser);
-  return save_checkpoint(communicator, root, 0, shard, sha256_hex(host), host).path;
+  return save_checkpoint(communicator, fs::absolute(root).string(), 0, shard, sha256_hex(host),
+                         host)
+      .path;
 }
 
 }  // namespace strata

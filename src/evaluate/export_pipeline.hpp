@@ -15,7 +15,8 @@ struct PipelineExport {
 };
 
 /// out/unet/, out/scheduler/scheduler_config.json and model_index.json; with the folders given also
-/// out/vae/, out/text_encoder/ and out/tokenizer/, copied file by file. Error(73) where `out` exists.
+/// out/vae/, out/text_encoder/ and out/tokenizer/, copied file by file. Error(73) where `out`
+/// exists.
 void export_pipeline(const Denoiser& denoiser, const PipelineExport& options);
 
 /// A checkpoint of step 0 below `root`, its weights only; returns its folder.

@@ -66,8 +66,8 @@ TextOfBatch gather_text(Exec& exec, const EncodedPrompts& prompts,
   for (const auto& request : requests)
     append(to, all.rows(begin[request.prompt], begin[request.prompt + 1]));
   batch.text.tokens = to_device(exec, tokens, dtype);
-  batch.text.offsets = view_of(batch.offsets.data(),
-                               {static_cast<std::int64_t>(batch.offsets.size())});
+  batch.text.offsets =
+      view_of(batch.offsets.data(), {static_cast<std::int64_t>(batch.offsets.size())});
   if (const Tensor& pooled = prompts.pooled.tensor()) {
     const Buffer rows(DType::f32, {static_cast<std::int64_t>(requests.size()), pooled.shape[1]});
     to = rows.as<float>();
@@ -92,8 +92,8 @@ std::vector<Image> decode(Exec& exec, const Vae& vae, Tensor latents) {
     Image image{static_cast<int>(decoded.shape[2]), static_cast<int>(decoded.shape[1]), {}};
     image.rgb.reserve(static_cast<std::size_t>(row));
     for (std::int64_t i = 0; i < row; ++i)
-      image.rgb.push_back(
-          static_cast<std::uint8_t>(std::nearbyint(std::clamp(from[i] / 2 + 0.5f, 0.0f, 1.0f) * 255)));
+      image.rgb.push_back(static_cast<std::uint8_t>(
+          std::nearbyint(std::clamp(from[i] / 2 + 0.5f, 0.0f, 1.0f) * 255)));
     images.push_back(std::move(image));
   }
   return images;
@@ -108,10 +108,10 @@ std::vector<Image> generate_images(Exec& exec, const UNet& unet, const Weights& 
                                    const GenerateOptions& options) {
   const UNetConfig& model = unet.config();
   STRATA_CHECK(options.batch > 0);
-  const auto height = static_cast<int>(options.latent_height ? options.latent_height
-                                                             : model.sample_height);
-  const auto width = static_cast<int>(options.latent_width ? options.latent_width
-                                                           : model.sample_width);
+  const auto height =
+      static_cast<int>(options.latent_height ? options.latent_height : model.sample_height);
+  const auto width =
+      static_cast<int>(options.latent_width ? options.latent_width : model.sample_width);
   std::vector<Image> images;
   for (std::size_t begin = 0; begin < requests.size();) {
     const std::size_t count = std::min<std::size_t>(options.batch, requests.size() - begin);

@@ -12,8 +12,8 @@
 
 namespace strata {
 
-/// Already encoded prompts, host f32: tokens (T,D) of all prompts laid end to end, offsets (n+1) i64,
-/// pooled (n,P) or absent.
+/// Already encoded prompts, host f32: tokens (T,D) of all prompts laid end to end, offsets (n+1)
+/// i64, pooled (n,P) or absent.
 struct EncodedPrompts {
   Buffer tokens, offsets, pooled;
   std::int64_t count() const { return offsets.tensor().numel() - 1; }
@@ -38,8 +38,7 @@ struct GenerateOptions {
 /// Pictures of `requests`, in their order. The noise is a pure function of (seed, variation), and a
 /// picture's bits do not depend on its neighbours: only on the weights, options, build and machine.
 std::vector<Image> generate_images(Exec&, const UNet&, const Weights&, const SamplerConfig&,
-                                      const Vae&, const EncodedPrompts&,
-                                      std::span<const ImageRequest> requests,
-                                      const GenerateOptions&);
+                                   const Vae&, const EncodedPrompts&,
+                                   std::span<const ImageRequest> requests, const GenerateOptions&);
 
 }  // namespace strata

@@ -27,7 +27,10 @@ std::string format_cfg(double cfg) {
 class Folder {
  public:
   Folder(const PromptSet& set, const ImageFolderOptions& options, std::string dir, double cfg)
-      : set_(set), options_(options), dir_(std::move(dir)), cfg_(cfg),
+      : set_(set),
+        options_(options),
+        dir_(std::move(dir)),
+        cfg_(cfg),
         names_(image_file_names(set, options.images_per_prompt)) {}
 
   std::int64_t size() const { return static_cast<std::int64_t>(names_.size()); }
@@ -110,7 +113,8 @@ class Folder {
 // Ascending on every rank; each rank looks at its share of the files.
 std::vector<std::int64_t> missing_images(Communicator& communicator, const Folder& folder) {
   std::string mine;
-  for (std::int64_t image = communicator.rank(); image < folder.size(); image += communicator.size())
+  for (std::int64_t image = communicator.rank(); image < folder.size();
+       image += communicator.size())
     if (!folder.is_done(image)) mine += fmt::format("{} ", image);
   std::vector<std::int64_t> missing;
   for (const std::string& part : communicator.all_gather_strings(mine)) {
@@ -144,7 +148,9 @@ std::int64_t fill(Communicator& communicator, const Folder& folder, int batch,
 
 }  // namespace
 
-std::string guidance_folder(double cfg) { return "cfg-" + format_cfg(cfg); }
+std::string guidance_folder(double cfg) {
+  return "cfg-" + format_cfg(cfg);
+}
 
 std::int64_t fill_image_folder(Communicator& communicator, const PromptSet& set,
                                const ImageFolderOptions& options, const MakeImages& make) {

@@ -1,6 +1,7 @@
 #pragma once
-// A folder of images made from a prompt set: over ranks, resumable, the same bytes whatever happened on
-// the way. Every PNG carries its own settings, and those decide whether a found image may stay.
+// A folder of images made from a prompt set: over ranks, resumable, the same bytes whatever
+// happened on the way. Every PNG carries its own settings, and those decide whether a found image
+// may stay.
 
 #include <functional>
 #include <span>
@@ -33,9 +34,9 @@ using MakeImages =
 /// "cfg-7.0"
 std::string guidance_folder(double cfg);
 
-/// Collective. Finds which images are missing or damaged, shares them out over the ranks, writes each
-/// atomically and, when all are there, `manifest.jsonl`. An image of other settings is Error(73) unless
-/// `overwrite`. Returns how many images were made on all ranks together.
+/// Collective. Finds which images are missing or damaged, shares them out over the ranks, writes
+/// each atomically and, when all are there, `manifest.jsonl`. An image of other settings is
+/// Error(73) unless `overwrite`. Returns how many images were made on all ranks together.
 std::int64_t fill_image_folder(Communicator& communicator, const PromptSet& set,
                                const ImageFolderOptions& options, const MakeImages& make);
 

@@ -48,8 +48,10 @@ Prompt from_json_line(const json& object, const std::string& where) {
   prompt.upsampled = string_field(object, "upsampled", where, false);
   const auto id = object.find("id");
   if (id == object.end()) fail(Exit::data, "{}: field \"id\" is missing", where);
-  if (id->is_number_integer()) prompt.id = fmt::format("{:05}", id->get<std::int64_t>());
-  else prompt.id = string_field(object, "id", where, true);
+  if (id->is_number_integer())
+    prompt.id = fmt::format("{:05}", id->get<std::int64_t>());
+  else
+    prompt.id = string_field(object, "id", where, true);
   if (const auto skills = object.find("skills"); skills != object.end()) {
     if (!skills->is_array()) fail(Exit::data, "{}: \"skills\" is not a list", where);
     for (const auto& skill : *skills) {
@@ -70,8 +72,10 @@ std::map<std::string, std::vector<std::string>> read_skills(const std::string& p
     for (const auto& id : ids) {
       if (id.is_number_unsigned())
         skills_of[fmt::format("{:05}", id.get<std::uint64_t>())].push_back(skill);
-      else if (id.is_string()) skills_of[id.get<std::string>()].push_back(skill);
-      else fail(Exit::data, "{}: \"{}\" holds no id", path, skill);
+      else if (id.is_string())
+        skills_of[id.get<std::string>()].push_back(skill);
+      else
+        fail(Exit::data, "{}: \"{}\" holds no id", path, skill);
     }
   }
   return skills_of;
@@ -116,8 +120,8 @@ std::vector<Prompt> from_lines(const std::string& content, const std::string& pa
   return prompts;
 }
 
-// Whether the file is one JSON object and not lines of them: its first line does not end an object, or
-// it is the only line and holds objects by id.
+// Whether the file is one JSON object and not lines of them: its first line does not end an object,
+// or it is the only line and holds objects by id.
 bool is_whole_document(std::string_view content, const std::string& path) {
   constexpr std::string_view blank = " \t\r\n";
   if (!content.starts_with('{')) return false;

@@ -86,10 +86,9 @@ Report make_report(const ReportInputs& inputs) {
     report.arms.push_back(std::move(result));
   }
   for (const auto& [first, second] : inputs.comparisons)
-    report.comparisons.push_back(
-        {first, second,
-         compare(arm_named(report, first).records, arm_named(report, second).records,
-                 inputs.bootstrap)});
+    report.comparisons.push_back({first, second,
+                                  compare(arm_named(report, first).records,
+                                          arm_named(report, second).records, inputs.bootstrap)});
   report.examples = collect_examples(report, inputs.examples);
   return report;
 }

@@ -1,5 +1,6 @@
 #pragma once
-// What a study found, for people: tables in three formats and one HTML page that needs nothing else.
+// What a study found, for people: tables in three formats and one HTML page that needs nothing
+// else.
 
 #include <array>
 #include <cstdint>
@@ -22,10 +23,10 @@ struct ReportArm {
 
 struct ReportInputs {
   std::string title = "Strata report";
-  std::vector<std::string> notes;  // paragraphs under the title
-  std::vector<ReportArm> arms;     // unique names, in the order shown
+  std::vector<std::string> notes;                                // paragraphs under the title
+  std::vector<ReportArm> arms;                                   // unique names, in the order shown
   std::vector<std::pair<std::string, std::string>> comparisons;  // names: first minus second
-  int examples = 24;               // prompts of the contact sheet
+  int examples = 24;                                             // prompts of the contact sheet
   BootstrapOptions bootstrap;
 };
 
@@ -34,7 +35,7 @@ struct CurvePoint {
 };
 
 struct RunCurves {
-  std::vector<CurvePoint> loss, validation;  // over steps
+  std::vector<CurvePoint> loss, validation;        // over steps
   std::optional<std::array<double, 4>> quartiles;  // of the last validation, low noise first
   std::int64_t steps = 0, samples = 0;
   double images_per_s = 0;  // median over the records

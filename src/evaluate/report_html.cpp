@@ -16,7 +16,9 @@ using svg::escape;
 
 constexpr int colours = 6;
 
-int colour_of(std::size_t arm) { return static_cast<int>(arm % colours); }
+int colour_of(std::size_t arm) {
+  return static_cast<int>(arm % colours);
+}
 
 std::string swatch(std::size_t arm) {
   return fmt::format("<i class='swatch s{}'></i>", colour_of(arm));
@@ -36,9 +38,15 @@ std::string legend(const Report& report, bool (*shown)(const ArmReport&)) {
   return html + "</p>";
 }
 
-bool is_scored(const ArmReport& arm) { return arm.summary.has_value(); }
-bool has_curves(const ArmReport& arm) { return arm.curves.has_value(); }
-bool has_pictures(const ArmReport& arm) { return is_scored(arm) && !arm.arm.images.empty(); }
+bool is_scored(const ArmReport& arm) {
+  return arm.summary.has_value();
+}
+bool has_curves(const ArmReport& arm) {
+  return arm.curves.has_value();
+}
+bool has_pictures(const ArmReport& arm) {
+  return is_scored(arm) && !arm.arm.images.empty();
+}
 
 std::string cards(const Report& report) {
   std::string html = "<div class=cards>";
@@ -123,15 +131,16 @@ std::string skill_table(const Report& report) {
       if (interval) prompts = std::max(prompts, interval->count);
       cells += fmt::format("<td class=n>{}</td>", interval ? interval_text(*interval) : "");
     }
-    html += fmt::format("<tr><td>{}</td><td class=n>{}</td>{}</tr>", escape(row.label), prompts,
-                        cells);
+    html +=
+        fmt::format("<tr><td>{}</td><td class=n>{}</td>{}</tr>", escape(row.label), prompts, cells);
     rows.push_back(std::move(row));
   }
   html += "<tr class=total><td>average over prompts</td><td class=n></td>";
   for (const auto* summary : summaries)
     html += fmt::format("<td class=n>{}</td>", interval_text(summary->overall));
-  html += "</tr></tbody></table></div><p class=quiet>A prompt with several skills counts in each of "
-          "them, and once in the average.</p>";
+  html +=
+      "</tr></tbody></table></div><p class=quiet>A prompt with several skills counts in each of "
+      "them, and once in the average.</p>";
   return html + "<figure>" + svg::interval_chart(rows, series, 0, 1) +
          "<figcaption>mean score and 95&thinsp;% interval</figcaption></figure></section>";
 }
@@ -149,8 +158,8 @@ std::string contact_sheet(const Report& report) {
   if (report.examples.empty()) return "";
   std::string html =
       "<section><h2>Pictures</h2>" + legend(report, has_pictures) +
-      "<p class=quiet>The first prompts of every skill in turn, not chosen by score; all arms start "
-      "from the same noise. Under each picture its score; filled where every fact holds.</p>"
+      "<p class=quiet>The first prompts of every skill in turn, not chosen by score. Under each "
+      "picture its score, filled where every fact of the prompt holds.</p>"
       "<div class=sheet>";
   for (const auto& example : report.examples) {
     html += "<figure class=example><div class=shots>";
@@ -221,9 +230,10 @@ std::string training(const Report& report) {
           "records.</figcaption></figure>";
   const std::string chart = svg::line_chart(validation, "step", "validation loss");
   if (!chart.empty())
-    html += "<figure>" + chart +
-            "<figcaption>The same on held-out pictures, with fixed noise and timesteps.</figcaption>"
-            "</figure>";
+    html +=
+        "<figure>" + chart +
+        "<figcaption>The same on held-out pictures, with fixed noise and timesteps.</figcaption>"
+        "</figure>";
   return html + configs + "</section>";
 }
 

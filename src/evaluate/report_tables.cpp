@@ -26,10 +26,14 @@ std::string escape_latex(const std::string& text) {
   std::string out;
   for (char c : text) {
     if (std::string_view("&%$#_{}").find(c) != std::string_view::npos) out += '\\';
-    if (c == '\\') out += "\\textbackslash{}";
-    else if (c == '~') out += "\\textasciitilde{}";
-    else if (c == '^') out += "\\textasciicircum{}";
-    else out += c;
+    if (c == '\\')
+      out += "\\textbackslash{}";
+    else if (c == '~')
+      out += "\\textasciitilde{}";
+    else if (c == '^')
+      out += "\\textasciicircum{}";
+    else
+      out += c;
   }
   return out;
 }

@@ -110,7 +110,8 @@ std::vector<std::size_t> mismatched_prompts(const PromptSet& set, std::uint64_t 
   std::vector<std::size_t> other(n);
   for (std::size_t i = 0; i < n; ++i) {
     std::size_t step = 1;
-    while (step < n && set.prompts[order[(i + step) % n]].text == set.prompts[order[i]].text) ++step;
+    while (step < n && set.prompts[order[(i + step) % n]].text == set.prompts[order[i]].text)
+      ++step;
     if (step == n) fail(Exit::data, "--mismatched: all prompts have the same text");
     other[order[i]] = order[(i + step) % n];
   }
@@ -152,9 +153,8 @@ std::vector<ScoreRecord> score_world(Communicator& communicator, const PromptSet
   auto records = parse_scores(all, "scores");
   std::map<std::string_view, std::int64_t> row_of;
   for (const Prompt& prompt : set.prompts) row_of[prompt.id] = prompt.row;
-  std::stable_sort(records.begin(), records.end(), [&](const auto& a, const auto& b) {
-    return row_of.at(a.id) < row_of.at(b.id);
-  });
+  std::stable_sort(records.begin(), records.end(),
+                   [&](const auto& a, const auto& b) { return row_of.at(a.id) < row_of.at(b.id); });
   return records;
 }
 

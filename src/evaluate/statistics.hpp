@@ -21,8 +21,8 @@ struct BootstrapOptions {
   std::uint64_t seed = 17;
 };
 
-/// Percentile bootstrap of the mean (Efron 1979): resamples prompts with replacement. One value gives
-/// an interval of zero width; no value is a broken invariant.
+/// Percentile bootstrap of the mean (Efron 1979): resamples prompts with replacement. One value
+/// gives an interval of zero width; no value is a broken invariant.
 Interval bootstrap_mean(std::span<const double> values, const BootstrapOptions& options = {});
 
 /// The same of a - b, pairs resampled together; equal lengths.

@@ -12,13 +12,15 @@ namespace {
 
 using BySkill = std::map<std::string, std::vector<double>>;
 
-// GenAI-Bench's five basic and five advanced skills (Li et al. 2024), with its two groups; a set may
-// name them in full or by their first word.
+// GenAI-Bench's five basic and five advanced skills (Li et al. 2024), with its two groups; a set
+// may name them in full or by their first word.
 constexpr std::array skill_order{
-    "attribute", "scene",    "spatial",    "action",          "part",     "basic",
+    "attribute", "scene",      "spatial",         "action",   "part",      "basic",
     "counting",  "comparison", "differentiation", "negation", "universal", "advanced"};
 
-std::string first_word(const std::string& skill) { return skill.substr(0, skill.find(' ')); }
+std::string first_word(const std::string& skill) {
+  return skill.substr(0, skill.find(' '));
+}
 
 std::size_t rank_of(const std::string& skill) {
   return static_cast<std::size_t>(
@@ -83,7 +85,8 @@ Difference compare(const std::vector<ScoreRecord>& a, const std::vector<ScoreRec
     differences.push_back(prompt.score - found->second);
     for (const auto& skill : prompt.skills) by_skill[skill].push_back(differences.back());
   }
-  if (differences.empty()) fail(Exit::data, "two score files share no prompt id: nothing to compare");
+  if (differences.empty())
+    fail(Exit::data, "two score files share no prompt id: nothing to compare");
   return {bootstrap_mean(differences, options), intervals(by_skill, options)};
 }
 

@@ -84,8 +84,8 @@ std::string draw(const Series& series, const Axis& x, const Axis& y) {
     const double px = x.at(p.x), py = std::max(y.at(p.y), y.to);
     path += fmt::format("{}{:.1f} {:.1f}", path.empty() ? "M" : "L", px, py);
     if (series.markers)
-      dots += fmt::format("<circle class='dot s{}' cx={:.1f} cy={:.1f} r=3 />", series.colour, px,
-                          py);
+      dots +=
+          fmt::format("<circle class='dot s{}' cx={:.1f} cy={:.1f} r=3 />", series.colour, px, py);
   }
   return fmt::format("<path class='{} s{}' d='{}' />", series.markers ? "dashed" : "line",
                      series.colour, path) +
@@ -98,12 +98,23 @@ std::string escape(const std::string& text) {
   std::string out;
   for (char c : text) {
     switch (c) {
-      case '&': out += "&amp;"; break;
-      case '<': out += "&lt;"; break;
-      case '>': out += "&gt;"; break;
-      case '"': out += "&quot;"; break;
-      case '\'': out += "&#39;"; break;
-      default: out += c;
+      case '&':
+        out += "&amp;";
+        break;
+      case '<':
+        out += "&lt;";
+        break;
+      case '>':
+        out += "&gt;";
+        break;
+      case '"':
+        out += "&quot;";
+        break;
+      case '\'':
+        out += "&#39;";
+        break;
+      default:
+        out += c;
     }
   }
   return out;
@@ -118,9 +129,9 @@ std::string line_chart(const std::vector<Series>& series, const std::string& x_l
   constexpr double width = 720, height = 320;
   const Range xs = x_range(drawn), ys = y_range(drawn);
   const Axis x{xs.low, xs.high, 64, width - 16}, y{ys.low, ys.high, height - 48, 28};
-  std::string svg = fmt::format(
-      "<svg class=chart viewBox='0 0 {:.0f} {:.0f}' role=img aria-label='{} over {}'>", width,
-      height, escape(y_label), escape(x_label));
+  std::string svg =
+      fmt::format("<svg class=chart viewBox='0 0 {:.0f} {:.0f}' role=img aria-label='{} over {}'>",
+                  width, height, escape(y_label), escape(x_label));
   svg += axes(x, y, x_label, y_label);
   for (const auto& s : drawn) svg += draw(s, x, y);
   return svg + "</svg>";

@@ -1,6 +1,6 @@
 #pragma once
-// Inline SVG charts for the report page. Colours come from the page's CSS: classes s0, s1, ... give a
-// series its colour, `axis` and `grid` the rest.
+// Inline SVG charts for the report page. Colours come from the page's CSS: classes s0, s1, ... give
+// a series its colour, `axis` and `grid` the rest.
 
 #include <string>
 #include <vector>
@@ -27,9 +27,9 @@ struct IntervalRow {
   std::vector<const Interval*> intervals;  // one a series, nullptr where there is none
 };
 
-/// Dots with whiskers, one row a label, one colour a series. The x range is [low, high], with a line
-/// at zero where it lies inside.
-std::string interval_chart(const std::vector<IntervalRow>& rows,
-                           const std::vector<int>& colours, double low, double high);
+/// Dots with whiskers, one row a label, one colour a series. The x range is [low, high], with a
+/// line at zero where it lies inside.
+std::string interval_chart(const std::vector<IntervalRow>& rows, const std::vector<int>& colours,
+                           double low, double high);
 
 }  // namespace strata::svg

@@ -36,8 +36,12 @@ class Random {
   std::uint64_t state_;
 };
 
-Colour any_colour(Random& random) { return static_cast<Colour>(random.below(colour_count)); }
-Shape any_shape(Random& random) { return static_cast<Shape>(random.below(shape_count)); }
+Colour any_colour(Random& random) {
+  return static_cast<Colour>(random.below(colour_count));
+}
+Shape any_shape(Random& random) {
+  return static_cast<Shape>(random.below(shape_count));
+}
 
 Colour other_colour(Random& random, Colour taken) {
   return static_cast<Colour>(random.other(colour_count, static_cast<int>(taken)));
@@ -162,9 +166,13 @@ std::string name(Colour colour) {
   return std::string(colour_names[static_cast<std::size_t>(colour)]);
 }
 
-std::string name(Shape shape) { return std::string(shape_names[static_cast<std::size_t>(shape)]); }
+std::string name(Shape shape) {
+  return std::string(shape_names[static_cast<std::size_t>(shape)]);
+}
 
-std::string look(const Object& object) { return name(object.colour) + " " + name(object.shape); }
+std::string look(const Object& object) {
+  return name(object.colour) + " " + name(object.shape);
+}
 
 }  // namespace
 
@@ -188,15 +196,33 @@ Scene draw_scene(std::uint64_t seed, std::uint64_t index, const Options& options
       scene.variant = random.below(2);  // large, small
       scene.objects = {single(random, scene.variant == 0 ? 12 : 6)};
       break;
-    case Skill::scene: scene.objects = {single(random, 9)}; break;
-    case Skill::spatial: draw_spatial(random, scene); break;
-    case Skill::action: draw_action(random, scene); break;
-    case Skill::part: draw_part(random, scene); break;
-    case Skill::counting: draw_counting(random, scene); break;
-    case Skill::comparison: draw_comparison(random, scene); break;
-    case Skill::differentiation: draw_differentiation(random, scene); break;
-    case Skill::negation: draw_negation(random, scene); break;
-    case Skill::universal: draw_universal(random, scene); break;
+    case Skill::scene:
+      scene.objects = {single(random, 9)};
+      break;
+    case Skill::spatial:
+      draw_spatial(random, scene);
+      break;
+    case Skill::action:
+      draw_action(random, scene);
+      break;
+    case Skill::part:
+      draw_part(random, scene);
+      break;
+    case Skill::counting:
+      draw_counting(random, scene);
+      break;
+    case Skill::comparison:
+      draw_comparison(random, scene);
+      break;
+    case Skill::differentiation:
+      draw_differentiation(random, scene);
+      break;
+    case Skill::negation:
+      draw_negation(random, scene);
+      break;
+    case Skill::universal:
+      draw_universal(random, scene);
+      break;
   }
   return scene;
 }
@@ -215,20 +241,27 @@ std::string caption(const Scene& scene) {
     return "a " + look(first) + " " + word(words) + " a " + look(last);
   };
   switch (scene.skill) {
-    case Skill::attribute: return "a " + word(sizes) + " " + look(first);
+    case Skill::attribute:
+      return "a " + word(sizes) + " " + look(first);
     case Skill::scene:
       return "a " + look(first) + " on a " +
              std::string(background_names[static_cast<std::size_t>(scene.background)]) +
              " background";
-    case Skill::spatial: return pair(places);
-    case Skill::action: return pair(deeds);
-    case Skill::part: return "a " + look(first) + " with a " + name(last.colour) + " center";
-    case Skill::counting: return word(numbers) + " " + look(first) + "s";
-    case Skill::comparison: return pair(ratios);
+    case Skill::spatial:
+      return pair(places);
+    case Skill::action:
+      return pair(deeds);
+    case Skill::part:
+      return "a " + look(first) + " with a " + name(last.colour) + " center";
+    case Skill::counting:
+      return word(numbers) + " " + look(first) + "s";
+    case Skill::comparison:
+      return pair(ratios);
     case Skill::differentiation:
       return "one " + name(first.shape) + " is " + name(first.colour) + " and the other is " +
              name(last.colour);
-    case Skill::negation: return "a " + look(first) + " but no " + name(scene.absent);
+    case Skill::negation:
+      return "a " + look(first) + " but no " + name(scene.absent);
     case Skill::universal:
       return "all " + name(first.shape) + "s are " + name(first.colour) + " and all " +
              name(last.shape) + "s are " + name(last.colour);
@@ -246,8 +279,10 @@ bool covers(Shape shape, int width, int height, int x, int y) {
   const int across = std::abs(2 * x + 1 - width);  // from the vertical axis
   const int down = 2 * y + 1;
   switch (shape) {
-    case Shape::square: return true;
-    case Shape::triangle: return 2 * height * across <= width * down;
+    case Shape::square:
+      return true;
+    case Shape::triangle:
+      return 2 * height * across <= width * down;
     case Shape::circle: {
       const int up = down - height;
       return across * across * height * height + up * up * width * width <=
@@ -267,10 +302,12 @@ Image render(const Scene& scene) {
   paint([](int, int) { return true; }, background_rgb[static_cast<std::size_t>(scene.background)]);
   for (const auto& object : scene.objects) {
     const int side = 2 * object.radius;
-    paint([&](int x, int y) {
-      return covers(object.shape, side, side, x - object.x + object.radius,
-                    y - object.y + object.radius);
-    }, colour_rgb[static_cast<std::size_t>(object.colour)]);
+    paint(
+        [&](int x, int y) {
+          return covers(object.shape, side, side, x - object.x + object.radius,
+                        y - object.y + object.radius);
+        },
+        colour_rgb[static_cast<std::size_t>(object.colour)]);
   }
   return image;
 }

@@ -17,8 +17,16 @@ enum class Colour : std::uint8_t { red, green, blue, yellow };
 enum class Shape : std::uint8_t { circle, square, triangle };
 enum class Background : std::uint8_t { white, gray, black };
 enum class Skill : std::uint8_t {
-  attribute, scene, spatial, action, part,
-  counting, comparison, differentiation, negation, universal
+  attribute,
+  scene,
+  spatial,
+  action,
+  part,
+  counting,
+  comparison,
+  differentiation,
+  negation,
+  universal
 };
 
 constexpr int colour_count = 4;
@@ -31,8 +39,8 @@ constexpr std::array<std::string_view, colour_count> colour_names{"red", "green"
 constexpr std::array<std::string_view, shape_count> shape_names{"circle", "square", "triangle"};
 constexpr std::array<std::string_view, background_count> background_names{"white", "gray", "black"};
 constexpr std::array<std::string_view, skill_count> skill_names{
-    "attribute", "scene", "spatial", "action", "part",
-    "counting", "comparison", "differentiation", "negation", "universal"};
+    "attribute", "scene",      "spatial",         "action",   "part",
+    "counting",  "comparison", "differentiation", "negation", "universal"};
 
 using Rgb = std::array<std::uint8_t, 3>;
 constexpr std::array<Rgb, colour_count> colour_rgb{
@@ -113,7 +121,7 @@ struct Fact {
     sits_on,
     pushes,
     bigger,
-    center,  // the only subject has a dot of object.colour in it
+    center,   // the only subject has a dot of object.colour in it
     without,  // there is a subject and no object
     all       // there are things of subject.shape, and all are of subject.colour
   };
@@ -132,7 +140,7 @@ struct Fact {
 std::vector<Fact> parse_caption(std::string_view text);
 
 struct Score {
-  double fraction = 0;    // facts that hold, 0..1
+  double fraction = 0;  // facts that hold, 0..1
   bool all_hold = false;
 };
 

@@ -157,7 +157,8 @@ void write_prompts(const Draw& draw, const std::string& path, const std::string&
     if (!seen.insert(text).second) continue;
     const std::string id = fmt::format("{:05}", seen.size() - 1);
     lines +=
-        nlohmann::ordered_json{{"id", id}, {"prompt", text}, {"skills", skills(scene)}}.dump() + "\n";
+        nlohmann::ordered_json{{"id", id}, {"prompt", text}, {"skills", skills(scene)}}.dump() +
+        "\n";
     if (!pictures.empty())
       write_picture(pictures + "/" + id + ".png", encode_png(to_image(render(scene))));
   }

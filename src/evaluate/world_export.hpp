@@ -10,7 +10,8 @@
 
 namespace strata::world {
 
-/// Scenes number first, first + 1, ... of a seed. Training and evaluation scenes never share a number.
+/// Scenes number first, first + 1, ... of a seed. Training and evaluation scenes never share a
+/// number.
 struct Draw {
   std::uint64_t seed = 17;
   std::int64_t first = 0, count = 1000;
@@ -25,7 +26,8 @@ strata::Image to_image(const Image& image);
 
 /// out/000000.png, ... and out/captions.jsonl ({"image", "caption"} a line), the latter last.
 void write_folder(const Draw& draw, const std::string& out);
-/// out/shard-00000.tar, ... as webdataset lays them out: KEY.png and KEY.txt, per_shard samples each.
+/// out/shard-00000.tar, ... as webdataset lays them out: KEY.png and KEY.txt, per_shard samples
+/// each.
 void write_shards(const Draw& draw, const std::string& out, std::int64_t per_shard);
 /// JSON lines {"id", "prompt", "skills"} with `count` different captions, drawn in order; Error(64)
 /// where the world has not so many. pictures: a folder for their true pictures ID.png, or empty.

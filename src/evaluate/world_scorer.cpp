@@ -1,17 +1,17 @@
 // The judge: finds the things in a picture and holds a caption's facts against them.
-#include "evaluate/world.hpp"
-
 #include <algorithm>
 #include <cstdlib>
 #include <deque>
 #include <span>
+
+#include "evaluate/world.hpp"
 
 namespace strata::world {
 namespace {
 
 constexpr int pixels = canvas * canvas;
 constexpr int unsure = -2;
-constexpr int ground = -1;        // other labels are colours
+constexpr int ground = -1;         // other labels are colours
 constexpr int sure_distance = 75;  // in RGB; beyond it an edge's blend may look like another colour
 constexpr int least_area = 12;     // smaller specks are not things
 
@@ -178,9 +178,8 @@ std::vector<Component> find_components(const Labels& labels) {
   for (int i = 0; i < pixels; ++i) {
     const int colour = labels[static_cast<std::size_t>(i)];
     if (colour < 0 || visited[static_cast<std::size_t>(i)]) continue;
-    const auto reached = flood(i, visited, [&](int next) {
-      return labels[static_cast<std::size_t>(next)] == colour;
-    });
+    const auto reached = flood(
+        i, visited, [&](int next) { return labels[static_cast<std::size_t>(next)] == colour; });
     if (std::ssize(reached) < least_area) continue;
     const auto filled = fill_holes(reached);
     const auto box = bounds(filled);
@@ -227,12 +226,18 @@ bool holds_between(Fact::Kind kind, const Found& a, const Found& b) {
   const int down = b.box.y2() - a.box.y2();
   const auto touch = [](int gap) { return std::abs(gap) <= 2; };
   switch (kind) {
-    case Fact::Kind::left_of: return across >= clear && across > std::abs(down);
-    case Fact::Kind::above: return down >= clear && down > std::abs(across);
-    case Fact::Kind::sits_on: return down > std::abs(across) && touch(b.box.top - a.box.bottom);
-    case Fact::Kind::pushes: return across > std::abs(down) && touch(b.box.left - a.box.right);
-    case Fact::Kind::bigger: return 4 * a.box.width() >= 5 * b.box.width();
-    default: return false;
+    case Fact::Kind::left_of:
+      return across >= clear && across > std::abs(down);
+    case Fact::Kind::above:
+      return down >= clear && down > std::abs(across);
+    case Fact::Kind::sits_on:
+      return down > std::abs(across) && touch(b.box.top - a.box.bottom);
+    case Fact::Kind::pushes:
+      return across > std::abs(down) && touch(b.box.left - a.box.right);
+    case Fact::Kind::bigger:
+      return 4 * a.box.width() >= 5 * b.box.width();
+    default:
+      return false;
   }
 }
 
@@ -241,19 +246,26 @@ bool holds(const Fact& fact, const View& view) {
   constexpr int large_side = 19, small_side = 15;
   const auto* subject = only(view, fact.subject);
   switch (fact.kind) {
-    case Kind::some: return count(view, fact.subject) > 0;
-    case Kind::exactly: return count(view, fact.subject) == fact.number;
-    case Kind::large: return subject && subject->box.width() >= large_side;
-    case Kind::small: return subject && subject->box.width() <= small_side;
+    case Kind::some:
+      return count(view, fact.subject) > 0;
+    case Kind::exactly:
+      return count(view, fact.subject) == fact.number;
+    case Kind::large:
+      return subject && subject->box.width() >= large_side;
+    case Kind::small:
+      return subject && subject->box.width() <= small_side;
     case Kind::background:
       return count(view, fact.subject) > 0 && view.background == fact.background;
-    case Kind::center: return subject && subject->center == fact.object.colour;
-    case Kind::without: return count(view, fact.subject) > 0 && count(view, fact.object) == 0;
+    case Kind::center:
+      return subject && subject->center == fact.object.colour;
+    case Kind::without:
+      return count(view, fact.subject) > 0 && count(view, fact.object) == 0;
     case Kind::all: {
       const int right = count(view, fact.subject);
       return right > 0 && right == count(view, {{}, fact.subject.shape});
     }
-    default: break;
+    default:
+      break;
   }
   const auto* object = only(view, fact.object);
   return subject && object && holds_between(fact.kind, *subject, *object);
@@ -266,8 +278,7 @@ Score score(const Image& image, std::string_view text) {
   const auto view = look_at(image);
   const auto held = std::count_if(facts.begin(), facts.end(),
                                   [&](const Fact& fact) { return holds(fact, view); });
-  return {static_cast<double>(held) / static_cast<double>(facts.size()),
-          held == std::ssize(facts)};
+  return {static_cast<double>(held) / static_cast<double>(facts.size()), held == std::ssize(facts)};
 }
 
 }  // namespace strata::world

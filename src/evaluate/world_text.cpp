@@ -1,9 +1,9 @@
 // The grammar of the world's captions.
-#include "evaluate/world.hpp"
-
 #include <algorithm>
 #include <stdexcept>
 #include <utility>
+
+#include "evaluate/world.hpp"
 
 namespace strata::world {
 namespace {
@@ -72,8 +72,12 @@ class Reader {
   std::string_view word_;
 };
 
-Fact about(Kind kind, Thing subject, Thing object = {}) { return {kind, subject, object, 0, {}}; }
-Fact exactly(int number, Thing subject) { return {Kind::exactly, subject, {}, number, {}}; }
+Fact about(Kind kind, Thing subject, Thing object = {}) {
+  return {kind, subject, object, 0, {}};
+}
+Fact exactly(int number, Thing subject) {
+  return {Kind::exactly, subject, {}, number, {}};
+}
 
 std::vector<Fact> related(Reader& reader, Kind kind, const Thing& first, bool swapped) {
   reader.expect("a");

@@ -8,9 +8,9 @@ namespace strata {
 Attention::Attention(ParameterTable& table, const std::string& name, const Config& config)
     : width_(config.width), heads_(config.heads) {
   STRATA_CHECK(width_ % heads_ == 0, "{}: {} channels, {} heads", name, width_, heads_);
-  to_q_ = Linear(table, name + "." + config.names.q, width_, width_, config.qkv_bias);
   to_k_ = Linear(table, name + "." + config.names.k, config.context, width_, config.qkv_bias);
   to_v_ = Linear(table, name + "." + config.names.v, config.context, width_, config.qkv_bias);
+  to_q_ = Linear(table, name + "." + config.names.q, width_, width_, config.qkv_bias);
   to_out_ = Linear(table, name + "." + config.names.out, width_, width_);
 }
 

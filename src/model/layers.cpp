@@ -8,6 +8,13 @@ Tensor or_empty(Exec& exec, Tensor y, DType dtype, Shape shape) {
   return y ? y : exec.empty(dtype, shape);
 }
 
+/// A layer runs once a pass: its gradients are complete when its backward is. Last added first, as
+/// ids_since has them.
+void complete(Gradients& gradients, ParamId weight, ParamId bias) {
+  const ParamId both[] = {bias, weight};
+  gradients.ready(std::span(both).subspan(bias == no_param ? 1 : 0));
+}
+
 }  // namespace
 
 // --- Linear -------------------------------------------------------------------------------------
@@ -33,6 +40,7 @@ void Linear::backward(Exec& exec, const Weights& weights, Gradients& gradients, 
                       Tensor dy, Tensor x) const {
   ops::linear_backward(exec, dx, matrix(gradients[weight_]), gradients[bias_], dy, x,
                        matrix(weights[weight_]));
+  complete(gradients, weight_, bias_);
 }
 
 void Linear::count(Flops& flops, double rows, int gradients) const {
@@ -66,6 +74,7 @@ void Conv2d::backward(Exec& exec, const Weights& weights, Gradients& gradients, 
                       Tensor dy, Tensor x) const {
   ops::conv2d_backward(exec, dx, gradients[weight_], gradients[bias_], dy, x, weights[weight_],
                        params_);
+  complete(gradients, weight_, bias_);
 }
 
 void Conv2d::count(Flops& flops, double pixels, int gradients) const {
@@ -96,6 +105,7 @@ void GroupNorm::backward(Exec& exec, const Weights& weights, Gradients& gradient
                          Tensor dy, Tensor x, Tensor stats) const {
   ops::group_norm_backward(exec, dx, gradients[weight_], gradients[bias_], dy, stats, x,
                            weights[weight_], weights[bias_], groups_, activation_);
+  complete(gradients, weight_, bias_);
 }
 
 // --- LayerNorm ----------------------------------------------------------------------------------
@@ -116,6 +126,7 @@ void LayerNorm::backward(Exec& exec, const Weights& weights, Gradients& gradient
                          Tensor dy, Tensor x, Tensor stats) const {
   ops::layer_norm_backward(exec, dx, gradients[weight_], gradients[bias_], dy, stats, x,
                            weights[weight_]);
+  complete(gradients, weight_, bias_);
 }
 
 std::vector<ParamId> ids_since(const ParameterTable& table, int first) {

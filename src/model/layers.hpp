@@ -2,9 +2,9 @@
 // The layers that carry parameters. A layer keeps the ids of its parameters and its widths; weights
 // and gradients are handed in. Each backward stands right beneath its forward in layers.cpp.
 //
-// forward: an absent y is taken from the arena. backward: parameter gradients are accumulated, dx
-// is assigned, an absent dx is not computed; what it needs of the forward pass (x, stats) is handed
-// in.
+// forward: an absent y is taken from the arena. backward: parameter gradients are accumulated and
+// reported ready, dx is assigned, an absent dx is not computed; what it needs of the forward pass
+// (x, stats) is handed in.
 
 #include <string>
 
@@ -103,8 +103,8 @@ class LayerNorm {
   float eps_ = 0;
 };
 
-/// The ids that were added to the table since it had `first` parameters, last first: the order in
-/// which backward completes them.
+/// The ids that were added to the table since it had `first` parameters, last first. Modules add
+/// theirs in the reverse order of backward, so this is the order in which backward completes them.
 std::vector<ParamId> ids_since(const ParameterTable&, int first);
 
 }  // namespace strata

@@ -65,7 +65,7 @@ class Weights {
 };
 
 /// Where backward writes parameter gradients (f32, memory layout, accumulated) and says when a
-/// block's are complete for this microbatch.
+/// layer's are complete for this microbatch.
 class Gradients {
  public:
   virtual ~Gradients() = default;

@@ -4,6 +4,9 @@ namespace strata {
 
 ResBlock::ResBlock(ParameterTable& table, const std::string& name, const Config& config) {
   const int first = table.size();
+  if (config.in != config.out)
+    shortcut_.emplace(table, name + ".conv_shortcut", config.in, config.out, true,
+                      MatrixShape::conv_1x1);
   norm1_ = GroupNorm(table, name + ".norm1", config.in, config.groups, config.eps,
                      ops::Activation::silu);
   conv1_ = Conv2d(table, name + ".conv1", config.in, config.out, 3, {});
@@ -12,9 +15,6 @@ ResBlock::ResBlock(ParameterTable& table, const std::string& name, const Config&
   norm2_ = GroupNorm(table, name + ".norm2", config.out, config.groups, config.eps,
                      ops::Activation::silu);
   conv2_ = Conv2d(table, name + ".conv2", config.out, config.out, 3, {});
-  if (config.in != config.out)
-    shortcut_.emplace(table, name + ".conv_shortcut", config.in, config.out, true,
-                      MatrixShape::conv_1x1);
   ids_ = ids_since(table, first);
 }
 
@@ -68,7 +68,6 @@ void ResBlock::backward(Exec& exec, const Weights& weights, Gradients& gradients
     shortcut_->backward(exec, weights, gradients, dshortcut, dy, saved.x);
   }
   ops::add(exec, dx, dx, dshortcut);
-  gradients.ready(ids_);
 }
 
 void ResBlock::count(Flops& flops, double pixels) const {

@@ -23,8 +23,7 @@ class ResBlock {
 
   /// x (B,H,W,in), time (B,time_dim) after SiLU or absent -> (B,H,W,out), in y where given.
   Tensor forward(Exec&, const Weights&, Tensor x, Tensor time, Saved*, Tensor y = {}) const;
-  /// dy -> dx; dtime (B,time_dim) f32 is accumulated. Tells `gradients` when its parameters are
-  /// done.
+  /// dy -> dx; dtime (B,time_dim) f32 is accumulated.
   void backward(Exec&, const Weights&, Gradients&, const Saved&, Tensor dx, Tensor dtime,
                 Tensor dy) const;
   void count(Flops&, double pixels) const;

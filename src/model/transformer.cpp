@@ -155,7 +155,6 @@ void SpatialTransformer::backward(Exec& exec, const Weights& weights, Gradients&
   proj_in_.backward(exec, weights, gradients, dnext, dhidden, saved.normed);
   norm_.backward(exec, weights, gradients, dx, dnext.reshape(dx.shape), saved.x, saved.stats);
   ops::add(exec, dx, dx, dy);
-  gradients.ready(ids_);
 }
 
 void SpatialTransformer::count(Flops& flops, double pixels, double tokens) const {

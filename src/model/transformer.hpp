@@ -49,8 +49,7 @@ class SpatialTransformer {
 
   /// x (B,H,W,channels), text of B sequences -> (B,H,W,channels), in y where given.
   Tensor forward(Exec&, const Weights&, Tensor x, Ragged text, Saved*, Tensor y = {}) const;
-  /// dy -> dx; dtext f32 is accumulated unless absent. Tells `gradients` when its parameters are
-  /// done.
+  /// dy -> dx; dtext f32 is accumulated unless absent.
   void backward(Exec&, const Weights&, Gradients&, const Saved&, Tensor dx, Tensor dtext,
                 Tensor dy) const;
   void count(Flops&, double pixels, double tokens) const;

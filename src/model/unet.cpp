@@ -153,7 +153,6 @@ void UNet::backward_embeddings(Exec& exec, const Weights& weights, Gradients& gr
   if (config_.pooled_dim)
     pooled_embedding_.backward(exec, weights, gradients, saved.pooled, dembedding);
   time_embedding_.backward(exec, weights, gradients, saved.time, dembedding);
-  gradients.ready(embedding_ids_);
 }
 
 // --- the network --------------------------------------------------------------------------------
@@ -211,7 +210,6 @@ void UNet::backward(Exec& exec, const Weights& weights, Gradients& gradients, co
     const Tensor dnormed = exec.empty(dtype, saved.last_normed.shape);
     conv_out_.backward(exec, weights, gradients, dnormed, dprediction, saved.last_normed);
     norm_out_.backward(exec, weights, gradients, dx, dnormed, saved.last, saved.last_stats);
-    gradients.ready(output_ids_);
   }
   std::vector<Tensor> dskips;
   for (std::size_t i = up_.size(); i-- > 0;)
@@ -222,7 +220,6 @@ void UNet::backward(Exec& exec, const Weights& weights, Gradients& gradients, co
     dx = down_[i].backward(exec, weights, gradients, saved.down[i], chain, dconditions, dskips, dx);
   ops::add(exec, dx, dx, dskips.back());
   conv_in_.backward(exec, weights, gradients, {}, dx, saved.sample);
-  gradients.ready(input_ids_);
   backward_embeddings(exec, weights, gradients, saved, dconditions);
 }
 

@@ -40,7 +40,7 @@ class UNet {
   /// -> prediction (B,H,W,out_channels) T. saved null: inference, only the prediction is kept.
   Tensor forward(Exec&, const Weights&, Tensor sample, Tensor timesteps, const TextBatch&,
                  Tensor pooled, Saved* saved) const;
-  /// Accumulates every parameter's gradient, telling `gradients` block by block.
+  /// Accumulates every parameter's gradient, telling `gradients` layer by layer.
   void backward(Exec&, const Weights&, Gradients&, const Saved&, Tensor dprediction) const;
 
   /// One sample of height x width with so many text tokens.

@@ -72,7 +72,6 @@ Tensor DownBlock::backward(Exec& exec, const Weights& weights, Gradients& gradie
     add_skip();
     const Tensor dx = chain.next(saved.downsampler_x.shape);
     downsampler_->conv.backward(exec, weights, gradients, dx, dy, saved.downsampler_x);
-    gradients.ready(downsampler_->ids);
     dy = dx;
   }
   for (std::size_t i = stages_.size(); i-- > 0;) {
@@ -135,7 +134,6 @@ Tensor UpBlock::backward(Exec& exec, const Weights& weights, Gradients& gradient
     const ArenaScope scope(exec.arena);
     const Tensor dupsampled = exec.empty(dy.dtype, saved.upsampled.shape);
     upsampler_->conv.backward(exec, weights, gradients, dupsampled, dy, saved.upsampled);
-    gradients.ready(upsampler_->ids);
     dy = chain.next(saved.upsampler_x);
     ops::upsample_nearest_backward(exec, dy, dupsampled);
   }

@@ -25,11 +25,9 @@ struct UNetConfig {
   bool upcast_attention = false;  // scores are always computed in f32; kept for export
   bool flip_sin_to_cos = true;
   float freq_shift = 0;
-  std::int64_t encoder_hid_dim =
-      0;  // width of the text features before `encoder_hid_proj`; 0: none
+  std::int64_t encoder_hid_dim = 0;    // width of the text before `encoder_hid_proj`; 0: none
   bool encoder_hid_proj_bias = false;  // only weights made elsewhere have one
-  std::int64_t pooled_dim =
-      0;  // class_embed_type "projection": width of the pooled vector; 0: none
+  std::int64_t pooled_dim = 0;         // pooled vector of class_embed_type "projection"; 0: none
 
   int levels() const { return static_cast<int>(block_out_channels.size()); }
   std::int64_t time_embedding_dim() const { return 4 * block_out_channels[0]; }

@@ -19,9 +19,12 @@ namespace {
 
 std::string_view name_of(Resample filter) {
   switch (filter) {
-    case Resample::bilinear: return "bilinear";
-    case Resample::bicubic: return "bicubic";
-    case Resample::lanczos: return "lanczos";
+    case Resample::bilinear:
+      return "bilinear";
+    case Resample::bicubic:
+      return "bicubic";
+    case Resample::lanczos:
+      return "lanczos";
   }
   return "?";
 }
@@ -50,9 +53,10 @@ CachePlan make_plan(const LatentOptions& options, const Vae& vae, const Index& i
   const auto row_bytes = static_cast<std::int64_t>(size_of(options.dtype)) * m.elements();
   plan.rows_per_shard = options.rows_per_shard > 0 ? options.rows_per_shard
                                                    : default_rows_per_shard(m.count, row_bytes);
-  plan.details = fmt::format("resolution={} resample={} compute={} batch={} seed={}", options.resolution,
-                             name_of(options.resample), name_of(options.compute), options.batch,
-                             options.kind == "sample" ? std::to_string(options.seed) : "none");
+  plan.details =
+      fmt::format("resolution={} resample={} compute={} batch={} seed={}", options.resolution,
+                  name_of(options.resample), name_of(options.compute), options.batch,
+                  options.kind == "sample" ? std::to_string(options.seed) : "none");
   return plan;
 }
 
@@ -63,10 +67,12 @@ void check(const LatentOptions& options, const Vae& vae) {
   if (options.batch < 1) fail(Exit::usage, "--batch {}: at least 1", options.batch);
   const int factor = vae.downsample_factor();
   if (options.resolution < factor || options.resolution > 8192 || options.resolution % factor != 0)
-    fail(Exit::usage, "--resolution {}: a multiple of the VAE's {} up to 8192", options.resolution, factor);
+    fail(Exit::usage, "--resolution {}: a multiple of the VAE's {} up to 8192", options.resolution,
+         factor);
 }
 
-/// Decoded, resized and cropped images of samples [first, first + rows) as (rows, R, R, 3) f32 in [-1, 1].
+/// Decoded, resized and cropped images of samples [first, first + rows) as (rows, R, R, 3) f32 in
+/// [-1, 1].
 Tensor load_images(Exec& exec, const Index& index, const LatentOptions& options, std::int64_t first,
                    std::int64_t rows) {
   const std::int64_t side = options.resolution;
@@ -74,7 +80,8 @@ Tensor load_images(Exec& exec, const Index& index, const LatentOptions& options,
   for (std::int64_t i = 0; i < rows; ++i) {
     const DecodeResult decoded = decode_image(index.read_image(first + i));
     if (!decoded)
-      fail(Exit::data, "{}: sample {}: {}: {}", index.path(), first + i, index[first + i].image, decoded.error);
+      fail(Exit::data, "{}: sample {}: {}: {}", index.path(), first + i, index[first + i].image,
+           decoded.error);
     to_unit_range(resize_and_centre_crop(decoded.image, options.resolution, options.resample),
                   images.as<float>() + i * side * side * 3);
   }
@@ -100,7 +107,8 @@ Tensor draw_latents(Exec& exec, const Moments& moments, const LatentOptions& opt
   for (std::int64_t b = 0; b < batch; ++b)
     for (std::int64_t c = 0; c < channels; ++c)
       for (std::int64_t p = 0; p < pixels; ++p) {
-        const std::int64_t from = (b * pixels + p) * channels + c, to = (b * channels + c) * pixels + p;
+        const std::int64_t from = (b * pixels + p) * channels + c,
+                           to = (b * channels + c) * pixels + p;
         const float spread = sampled ? std::exp(0.5f * logvar[from]) * out[to] : 0.0f;
         out[to] = scaling * (mean[from] + spread);
       }
@@ -135,8 +143,9 @@ bool cache_latents(const LatentOptions& options, Communicator& communicator) {
         }
         writer.finish();
       });
-  log::info("{}: {}{} latents of {}x{}x{}", options.out, built ? "" : "complete already: ",
-            plan.manifest.count, plan.manifest.shape[0], plan.manifest.shape[1], plan.manifest.shape[2]);
+  log::info("{}: {}{} latents of {}x{}x{}", options.out,
+            built ? "" : "complete already: ", plan.manifest.count, plan.manifest.shape[0],
+            plan.manifest.shape[1], plan.manifest.shape[2]);
   return built;
 }
 

@@ -13,20 +13,21 @@ struct LatentOptions {
   std::string vae;    // folder of the VAE, or of the pipeline that holds it
   std::string index;  // index.jsonl
   std::string out;
-  int resolution = 256;           // square; a multiple of the VAE's downsampling
-  std::string kind = "sample";    // sample: a draw from the posterior; mean: its mean
+  int resolution = 256;         // square; a multiple of the VAE's downsampling
+  std::string kind = "sample";  // sample: a draw from the posterior; mean: its mean
   CacheDType dtype = CacheDType::bfloat16;
   Resample resample = Resample::bilinear;
   DType compute = DType::f32;
-  std::uint64_t seed = 17;        // of the posterior draws
-  int batch = 8;                  // images encoded together
+  std::uint64_t seed = 17;          // of the posterior draws
+  int batch = 8;                    // images encoded together
   std::int64_t rows_per_shard = 0;  // 0: default_rows_per_shard
   bool overwrite = false;
 };
 
-/// Collective. Writes the latent cache: scaling_factor * (mean + exp(logvar / 2) * noise), the noise of a
-/// sample being a pure function of (seed, sample id). Finished shards of a killed run are kept; the result
-/// is byte-identical whatever the ranks and kills. False when the cache was complete before.
+/// Collective. Writes the latent cache: scaling_factor * (mean + exp(logvar / 2) * noise), the
+/// noise of a sample being a pure function of (seed, sample id). Finished shards of a killed run
+/// are kept; the result is byte-identical whatever the ranks and kills. False when the cache was
+/// complete before.
 bool cache_latents(const LatentOptions& options, Communicator& communicator);
 
 }  // namespace strata

@@ -30,8 +30,10 @@ void parse(const std::string& plan, Missing& missing, std::vector<std::size_t>& 
   std::string what;
   std::int64_t shard = 0;
   for (std::size_t builder = 0; lines >> what >> shard >> builder;) {
-    if (what == "o") open.push_back(builder);
-    else missing[shard].push_back(builder);
+    if (what == "o")
+      open.push_back(builder);
+    else
+      missing[shard].push_back(builder);
   }
 }
 

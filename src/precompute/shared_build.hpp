@@ -1,5 +1,6 @@
 #pragma once
-// The collective frame of every caching job: which rank builds which shard, and when it is published.
+// The collective frame of every caching job: which rank builds which shard, and when it is
+// published.
 
 #include <functional>
 #include <span>
@@ -18,13 +19,14 @@ struct SharedBuild {
   std::string unit = "samples";
 };
 
-/// Builds shard `shard` of each cache in `unfinished` (begin_shard, append, finish); calls progress(n)
-/// after each n rows done.
+/// Builds shard `shard` of each cache in `unfinished` (begin_shard, append, finish); calls
+/// progress(n) after each n rows done.
 using ShardBuild = std::function<void(std::int64_t shard, std::span<CacheBuilder* const> unfinished,
                                       const std::function<void(std::int64_t rows)>& progress)>;
 
-/// Collective. Rank 0 prepares the folders and lists the shards still missing somewhere; the i-th of them
-/// is built by rank i % size; then rank 0 publishes. False when every cache was finished before.
+/// Collective. Rank 0 prepares the folders and lists the shards still missing somewhere; the i-th
+/// of them is built by rank i % size; then rank 0 publishes. False when every cache was finished
+/// before.
 bool build_shared(Communicator& communicator, const SharedBuild& job, const ShardBuild& build);
 
 }  // namespace strata

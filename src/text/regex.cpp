@@ -159,8 +159,7 @@ struct Regex::Code {
     pcre2_compile_context* compile_context = pcre2_compile_context_create(nullptr);
     pcre2_set_newline(compile_context, PCRE2_NEWLINE_LF);
     code = pcre2_compile(reinterpret_cast<PCRE2_SPTR>(pattern.data()), pattern.size(),
-                         options | PCRE2_UTF | PCRE2_UCP | PCRE2_NEVER_BACKSLASH_C, &error, &offset,
-                         compile_context);
+                         options | PCRE2_UTF, &error, &offset, compile_context);
     pcre2_compile_context_free(compile_context);
     if (!code) {
       PCRE2_UCHAR message[160];
@@ -187,7 +186,8 @@ Regex Regex::compile(const std::string& pattern, const std::string& where) {
   auto code = std::make_unique<Code>();
   code->where = where;
   // In Ruby's syntax ^ and $ stand at every line.
-  code->compile(Translator(pattern, where).run(), PCRE2_MULTILINE);
+  code->compile(Translator(pattern, where).run(),
+                PCRE2_MULTILINE | PCRE2_UCP | PCRE2_NEVER_BACKSLASH_C);
   return Regex(std::move(code));
 }
 

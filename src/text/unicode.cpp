@@ -8,6 +8,8 @@
 #include <unicode/utf8.h>
 
 #include <algorithm>
+#include <utility>
+#include <vector>
 
 #include "core/error.hpp"
 
@@ -55,7 +57,38 @@ void append_utf8(std::string& text, std::uint32_t code_point) {
   }
 }
 
-std::string normalize(std::string_view text, NormalForm form) {
+namespace {
+
+/// Decomposed, each run of combining marks in canonical order (Unicode Standard 3.11). ICU's own
+/// reordering inserts mark by mark, which takes quadratic time on a long run.
+icu::UnicodeString decompose(const icu::UnicodeString& text, const icu::Normalizer2& decomposer) {
+  std::vector<std::pair<std::uint8_t, UChar32>> marks;  // of the run that is open
+  icu::UnicodeString out, parts;
+  const auto close_run = [&] {
+    std::stable_sort(marks.begin(), marks.end(),
+                     [](const auto& a, const auto& b) { return a.first < b.first; });
+    for (const auto& mark : marks) out.append(mark.second);
+    marks.clear();
+  };
+  for (std::int32_t i = 0; i < text.length(); i = text.moveIndex32(i, 1)) {
+    const UChar32 c = text.char32At(i);
+    if (!decomposer.getDecomposition(c, parts)) parts.setTo(c);
+    for (std::int32_t k = 0; k < parts.length(); k = parts.moveIndex32(k, 1)) {
+      const UChar32 part = parts.char32At(k);
+      const std::uint8_t combining_class = u_getCombiningClass(part);
+      if (combining_class != 0) {
+        marks.emplace_back(combining_class, part);
+      } else {
+        close_run();
+        out.append(part);
+      }
+    }
+  }
+  close_run();
+  return out;
+}
+
+const icu::Normalizer2& instance(NormalForm form) {
   UErrorCode status = U_ZERO_ERROR;
   const icu::Normalizer2* normalizer = nullptr;
   switch (form) {
@@ -73,9 +106,20 @@ std::string normalize(std::string_view text, NormalForm form) {
       break;
   }
   if (U_FAILURE(status)) fail(Exit::internal, "ICU: {}", u_errorName(status));
-  const icu::UnicodeString wide =
+  return *normalizer;
+}
+
+}  // namespace
+
+std::string normalize(std::string_view text, NormalForm form) {
+  constexpr std::int32_t short_text = 4096;  // where the square of the length does no harm
+  const bool compatible = form == NormalForm::nfkc || form == NormalForm::nfkd;
+  icu::UnicodeString wide =
       icu::UnicodeString::fromUTF8({text.data(), static_cast<std::int32_t>(text.size())});
-  const icu::UnicodeString normal = normalizer->normalize(wide, status);
+  if (wide.length() > short_text)
+    wide = decompose(wide, instance(compatible ? NormalForm::nfkd : NormalForm::nfd));
+  UErrorCode status = U_ZERO_ERROR;
+  const icu::UnicodeString normal = instance(form).normalize(wide, status);
   if (U_FAILURE(status)) fail(Exit::internal, "ICU: {}", u_errorName(status));
   std::string out;
   return normal.toUTF8String(out);

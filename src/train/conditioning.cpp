@@ -9,8 +9,10 @@ namespace {
 
 void convert(Exec& exec, Tensor to, Tensor from) {
   if (to.numel() == 0) return;
-  if (to.dtype == from.dtype) memory::copy(to.data, to.device, from.data, from.device, to.bytes());
-  else ops::cast(exec, to, from);
+  if (to.dtype == from.dtype)
+    memory::copy(to.data, to.device, from.data, from.device, to.bytes());
+  else
+    ops::cast(exec, to, from);
 }
 
 }  // namespace
@@ -24,8 +26,7 @@ Conditioning make_conditioning(Exec& exec, const Batch& batch, DType dtype, Phil
   auto* to = out.text.offsets.as<std::int64_t>();
   to[0] = 0;
   for (std::int64_t b = 0; b < size; ++b) {
-    const bool drop =
-        draw_caption_drop(key, batch.samples[b], batch.epochs[b], drop_probability);
+    const bool drop = draw_caption_drop(key, batch.samples[b], batch.epochs[b], drop_probability);
     out.dropped.push_back(drop);
     to[b + 1] = to[b] + (drop ? 0 : from[b + 1] - from[b]);
   }
@@ -36,8 +37,10 @@ Conditioning make_conditioning(Exec& exec, const Batch& batch, DType dtype, Phil
     if (!out.dropped[b])
       convert(exec, out.text.tokens.rows(to[b], to[b + 1]), tokens.rows(from[b], from[b + 1]));
     if (!pooled) continue;
-    if (out.dropped[b]) ops::fill(exec, out.pooled.rows(b, b + 1), 0);
-    else convert(exec, out.pooled.rows(b, b + 1), batch.pooled.tensor().rows(b, b + 1));
+    if (out.dropped[b])
+      ops::fill(exec, out.pooled.rows(b, b + 1), 0);
+    else
+      convert(exec, out.pooled.rows(b, b + 1), batch.pooled.tensor().rows(b, b + 1));
   }
   return out;
 }

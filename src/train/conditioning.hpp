@@ -15,8 +15,8 @@ struct Conditioning {
   std::vector<std::int64_t> dropped;  // (B) 1 = trained without its caption
 };
 
-/// Drops captions with this probability, by (seed, sample, epoch): embedding, mask and pooled vector
-/// become nothing, exactly what classifier-free guidance asks the network without a prompt.
+/// Drops captions with this probability, by (seed, sample, epoch): embedding, mask and pooled
+/// vector become nothing, exactly what classifier-free guidance asks the network without a prompt.
 Conditioning make_conditioning(Exec& exec, const Batch& batch, DType dtype, PhiloxKey key,
                                double drop_probability, bool pooled);
 

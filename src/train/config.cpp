@@ -66,7 +66,8 @@ void describe_data(Table t, DataConfig& c) {
 
 void describe_model(Table t, ModelConfig& c) {
   t.path("unet", c.unet, "the U-Net's config.json (or its folder): trained from random weights");
-  t.path("init", c.init, "diffusers U-Net folder (or the pipeline around it) to start from, instead");
+  t.path("init", c.init,
+         "diffusers U-Net folder (or the pipeline around it) to start from, instead");
   t.choice("text_projection", c.text_projection, {"auto", "always", "never"}, Effect::run,
            "encoder_hid_proj from the cache's width to the attention's: auto = where they differ");
 }
@@ -96,7 +97,8 @@ void describe_optimizer(Table t, OptimizationConfig& c) {
   t.number("eps", c.eps, smallest, 1, Effect::run, "AdamW's epsilon");
   t.number("weight_decay", c.weight_decay, 0, 1e3, Effect::run,
            "decoupled decay, on every parameter");
-  t.number("clip", c.clip, 0, largest, Effect::run, "largest norm of the gradient; 0 = no clipping");
+  t.number("clip", c.clip, 0, largest, Effect::run,
+           "largest norm of the gradient; 0 = no clipping");
   t.integer("seed", c.seed, 0, largest_integer, Effect::run,
             "of the initial weights, sample order, noise, timesteps and caption drop");
   t.number("caption_drop", c.caption_drop, 0, 1, Effect::run,
@@ -144,7 +146,9 @@ void describe_samples(Table t, SamplesConfig& c) {
   t.integer("seed", c.seed, 0, largest_integer, Effect::none, "of prompt 0; prompt i has seed + i");
 }
 
-bool is_empty(const std::string& path) { return path.empty(); }
+bool is_empty(const std::string& path) {
+  return path.empty();
+}
 
 }  // namespace
 

@@ -1,5 +1,6 @@
 #pragma once
-// The training config: ONE typed description (`describe`) drives TOML parsing, defaults, `config show`,
+// The training config: ONE typed description (`describe`) drives TOML parsing, defaults, `config
+// show`,
 // `--set table.key=value` and the documentation. The defaults are the paper's recipe.
 
 #include <cstdint>
@@ -119,8 +120,8 @@ std::vector<Field> describe(TrainConfig& config);
 /// The tables' one-line documentation, in order.
 std::span<const std::pair<std::string_view, std::string_view>> config_tables();
 
-/// Reads a TOML file (at most 1 MiB), then applies `table.key=value` overrides; paths become absolute.
-/// Error(64) with file:line:column, the key, what is wrong and the nearest name.
+/// Reads a TOML file (at most 1 MiB), then applies `table.key=value` overrides; paths become
+/// absolute. Error(64) with file:line:column, the key, what is wrong and the nearest name.
 TrainConfig load_train_config(const std::string& path, std::span<const std::string> overrides = {});
 /// The same from text; `origin` stands in messages for the file.
 TrainConfig parse_train_config(std::string_view toml, const std::string& origin,
@@ -130,13 +131,16 @@ void validate(const TrainConfig& config, int ranks = 0);
 
 /// Complete TOML; with_docs puts each key's documentation above it.
 std::string to_toml(const TrainConfig& config, bool with_docs);
+/// Every key with type, default and meaning, and what other trainers call it, as Markdown.
+std::string config_reference();
 /// SHA-256 over the keys whose effect is at least `effect`.
 std::string config_hash(const TrainConfig& config, Effect effect = Effect::run);
 /// "key: a -> b" for every key of at least this effect that differs.
 std::vector<std::string> config_differences(const TrainConfig& a, const TrainConfig& b,
                                             Effect effect = Effect::none);
 
-/// Learning rate of update `step` (1 = the first): linear warm-up, then constant, cosine or linear to 0.
+/// Learning rate of update `step` (1 = the first): linear warm-up, then constant, cosine or linear
+/// to 0.
 double learning_rate(const OptimizationConfig& config, std::int64_t step);
 
 }  // namespace strata

@@ -7,6 +7,7 @@
 #include <toml++/toml.h>
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <filesystem>
 
@@ -21,6 +22,30 @@ namespace {
 
 constexpr std::uint64_t max_toml_bytes = 1 << 20;
 constexpr int max_dots_in_line = 256;  // a dotted key nests once a dot, and the parser recurses
+
+/// What users of diffusers' and kohya's training scripts look for.
+constexpr std::array<std::pair<std::string_view, std::string_view>, 20> known_elsewhere{{
+    {"output_dir", "output.dir"},
+    {"pretrained_model_name_or_path", "model.init"},
+    {"max_train_steps", "train.steps"},
+    {"train_batch_size", "train.microbatch"},
+    {"gradient_accumulation_steps", "train.batch"},
+    {"learning_rate", "train.lr"},
+    {"lr_scheduler", "train.schedule"},
+    {"lr_warmup_steps", "train.warmup"},
+    {"adam_beta1", "train.betas"},
+    {"adam_beta2", "train.betas"},
+    {"adam_epsilon", "train.eps"},
+    {"adam_weight_decay", "train.weight_decay"},
+    {"max_grad_norm", "train.clip"},
+    {"mixed_precision", "train.precision"},
+    {"checkpointing_steps", "train.checkpoint_every"},
+    {"checkpoints_total_limit", "train.keep"},
+    {"proportion_empty_prompts", "train.caption_drop"},
+    {"snr_gamma", "diffusion.min_snr_gamma"},
+    {"prediction_type", "diffusion.prediction"},
+    {"validation_prompts", "samples.prompts"},
+}};
 
 template <class... T>
 struct Visitor : T... {
@@ -46,7 +71,8 @@ std::string place(const std::string& origin, const toml::source_region& source) 
 }
 
 void check_range(const std::string& where, const Field& field, double value) {
-  if (!std::isfinite(value)) fail(Exit::usage, "{}: {}: {} is not finite", where, field.name(), value);
+  if (!std::isfinite(value))
+    fail(Exit::usage, "{}: {}: {} is not finite", where, field.name(), value);
   if (value < 0 && field.minimum >= 0)
     fail(Exit::usage, "{}: {}: {} is negative", where, field.name(), value);
   if (value < field.minimum || value > field.maximum)
@@ -107,9 +133,8 @@ void assign(const std::string& where, const Field& field, const toml::node& node
           },
           [&](std::vector<std::string>* to) {
             to->clear();
-            elements([&](const toml::node& e) {
-              assign_string(where, field, to->emplace_back(), e);
-            });
+            elements(
+                [&](const toml::node& e) { assign_string(where, field, to->emplace_back(), e); });
           },
       },
       field.value);
@@ -124,6 +149,8 @@ void assign(const std::string& where, const Field& field, const toml::node& node
   const auto key = name.substr(name.find('.') + 1);
   for (const auto& f : fields)
     if (f.key == key) nearest = f.name();
+  for (const auto& [theirs, ours] : known_elsewhere)
+    if (theirs == key) nearest = ours;
   fail(Exit::usage, "{}: unknown key {}{}", where, name,
        nearest.empty() ? "; `strata config keys` lists them all"
                        : fmt::format("; did you mean {}?", nearest));
@@ -198,10 +225,12 @@ void apply_override(const std::string& text, const std::vector<Field>& fields) {
 std::string basic_string(std::string_view text) {
   std::string out = "\"";
   for (const char c : text) {
-    if (c == '"' || c == '\\') out += fmt::format("\\{}", c);
+    if (c == '"' || c == '\\')
+      out += fmt::format("\\{}", c);
     else if (static_cast<unsigned char>(c) < 0x20 || c == 0x7f)
       out += fmt::format("\\u{:04x}", static_cast<unsigned char>(c));
-    else out += c;
+    else
+      out += c;
   }
   return out + "\"";
 }
@@ -213,7 +242,9 @@ std::string decimal(double value) {
 
 }  // namespace
 
-std::string Field::name() const { return fmt::format("{}.{}", table, key); }
+std::string Field::name() const {
+  return fmt::format("{}.{}", table, key);
+}
 
 std::string Field::type_name() const {
   static constexpr const char* names[] = {"string",  "integer",          "number",
@@ -228,16 +259,15 @@ std::string Field::as_toml() const {
     for (const auto& v : values) texts.push_back(text_of(v));
     return fmt::format("[{}]", fmt::join(texts, ", "));
   };
-  return std::visit(
-      Visitor{
-          [](std::string* v) { return basic_string(*v); },
-          [](std::int64_t* v) { return fmt::format("{}", *v); },
-          [](double* v) { return decimal(*v); },
-          [](bool* v) { return std::string(*v ? "true" : "false"); },
-          [&](std::vector<double>* v) { return list(*v, decimal); },
-          [&](std::vector<std::string>* v) { return list(*v, basic_string); },
-      },
-      value);
+  return std::visit(Visitor{
+                        [](std::string* v) { return basic_string(*v); },
+                        [](std::int64_t* v) { return fmt::format("{}", *v); },
+                        [](double* v) { return decimal(*v); },
+                        [](bool* v) { return std::string(*v ? "true" : "false"); },
+                        [&](std::vector<double>* v) { return list(*v, decimal); },
+                        [&](std::vector<std::string>* v) { return list(*v, basic_string); },
+                    },
+                    value);
 }
 
 TrainConfig parse_train_config(std::string_view text, const std::string& origin,
@@ -279,6 +309,29 @@ std::string to_toml(const TrainConfig& config, bool with_docs) {
       out += fmt::format("{} = {}\n", f.key, f.as_toml());
     }
   }
+  return out;
+}
+
+std::string config_reference() {
+  TrainConfig defaults;
+  const auto fields = describe(defaults);
+  std::string out =
+      "# Keys of a training config\n\nMade by `strata config keys --markdown`. A key left out has "
+      "its "
+      "default; `--set table.key=value` sets any of them.\n";
+  for (const auto& [table, doc] : config_tables()) {
+    out += fmt::format("\n## [{}]: {}\n\n| key | type | default | meaning |\n|---|---|---|---|\n",
+                       table, doc);
+    for (const auto& f : fields) {
+      if (f.table != table) continue;
+      const auto type =
+          f.choices.empty() ? f.type_name() : fmt::format("{}", fmt::join(f.choices, ", "));
+      out += fmt::format("| `{}` | {} | `{}` | {} |\n", f.key, type, f.as_toml(), f.doc);
+    }
+  }
+  out += "\n## Names from other trainers\n\n| there | here |\n|---|---|\n";
+  for (const auto& [theirs, ours] : known_elsewhere)
+    out += fmt::format("| `{}` | `{}` |\n", theirs, ours);
   return out;
 }
 

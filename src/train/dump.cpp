@@ -17,8 +17,8 @@ void StepDump::append(Floats& to, Tensor from) {
   const std::size_t before = to.values.size();
   to.values.resize(before + n);
   for (std::size_t i = 0; i < n; ++i)
-    to.values[before + i] = from.dtype == DType::bf16 ? to_float(from.as<bf16>()[i])
-                                                      : from.as<float>()[i];
+    to.values[before + i] =
+        from.dtype == DType::bf16 ? to_float(from.as<bf16>()[i]) : from.as<float>()[i];
 }
 
 void StepDump::add(const Batch& batch, const NoisedBatch& noised, const Conditioning& conditioning,

@@ -1,5 +1,6 @@
 #pragma once
-// `--dump-steps`: everything that went into a step, so that anyone can replay it in another framework.
+// `--dump-steps`: everything that went into a step, so that anyone can replay it in another
+// framework.
 
 #include <map>
 #include <string>
@@ -11,9 +12,9 @@
 namespace strata {
 
 /// One rank's part of one step, its microbatches laid end to end (b samples of this rank):
-///   latents, noise, noisy (b,C,h,w) f32; timesteps, sample, epoch, dropped (b) i64; loss (b) f32, the
-///   unweighted mean squared error; text (T,D) f32 as fed (dropped captions left out), offsets (b+1)
-///   i64; pooled (b,P) f32 where the model takes one.
+///   latents, noise, noisy (b,C,h,w) f32; timesteps, sample, epoch, dropped (b) i64; loss (b) f32,
+///   the unweighted mean squared error; text (T,D) f32 as fed (dropped captions left out), offsets
+///   (b+1) i64; pooled (b,P) f32 where the model takes one.
 class StepDump {
  public:
   void add(const Batch& batch, const NoisedBatch& noised, const Conditioning& conditioning,

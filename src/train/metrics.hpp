@@ -11,17 +11,18 @@
 
 namespace strata {
 
-/// One logged step. Times are the slowest rank's, of this step; rates are means since the last record.
+/// One logged step. Times are the slowest rank's, of this step; rates are means over the steps
+/// since the last record, without validation, previews and checkpoints.
 struct StepRecord {
   std::int64_t step = 0, samples = 0, epoch = 0;
-  double loss = 0;       // global mean
+  double loss = 0;  // global mean
   double lr = 0, grad_norm = 0;
   double images_per_s = 0, images_per_s_per_rank = 0;
-  double mfu = 0;        // of the matmul rate measured at the start
+  double mfu = 0;  // of the matmul rate measured at the start
   double step_s = 0;
-  double data_s = 0;     // waited for data
-  double comm_s = 0;     // waited for communication
-  double mem_gb = 0;     // highest resident memory of a rank
+  double data_s = 0;  // waited for data
+  double comm_s = 0;  // waited for communication
+  double mem_gb = 0;  // highest resident memory of a rank
 
   /// One line with exactly these keys; a number that is not finite is null.
   std::string to_json() const;
@@ -29,8 +30,8 @@ struct StepRecord {
 
 struct ValidationRecord {
   std::int64_t step = 0, samples = 0, count = 0;
-  double loss = 0;                      // mean of the squared error, unweighted
-  std::array<double, 4> quartiles{};    // of the timesteps, low noise first
+  double loss = 0;                    // mean of the squared error, unweighted
+  std::array<double, 4> quartiles{};  // of the timesteps, low noise first
   std::string to_json() const;
 };
 

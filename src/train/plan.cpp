@@ -13,14 +13,34 @@ namespace strata {
 namespace {
 
 std::string gigabytes(double bytes) {
-  return bytes < 1e9 ? fmt::format("{:.1f} MB", bytes / 1e6) : fmt::format("{:.2f} GB", bytes / 1e9);
+  return bytes < 1e9 ? fmt::format("{:.1f} MB", bytes / 1e6)
+                     : fmt::format("{:.2f} GB", bytes / 1e9);
 }
 
-/// Activations of one image kept for backward, from a run of one on the smallest batch: forward's own
-/// high-water mark.
+/// Takes any gradient and keeps none: all parameters share one buffer.
+class ScratchGradients : public Gradients {
+ public:
+  explicit ScratchGradients(const ParameterTable& table) : table_(table) {
+    std::int64_t largest = 0;
+    for (ParamId id = 0; id < table.size(); ++id) largest = std::max(largest, table[id].numel());
+    scratch_ = Buffer::zeros(DType::f32, {largest});
+  }
+  Tensor operator[](ParamId id) override {
+    if (id == no_param) return {};
+    return scratch_.tensor().rows(0, table_[id].numel()).reshape(table_[id].memory_shape);
+  }
+  void ready(std::span<const ParamId>) override {}
+
+ private:
+  const ParameterTable& table_;
+  Buffer scratch_;
+};
+
+/// Activations and temporaries of one image: the high-water mark of a forward and backward pass.
 double activation_bytes(Exec& exec, const UNet& unet, const CacheSet& caches, DType dtype) {
   const Shape latent = caches.latent_shape();
-  const auto tokens = caches.text_manifest().tokens / std::max<std::int64_t>(caches.text_manifest().count, 1);
+  const auto tokens =
+      caches.text_manifest().tokens / std::max<std::int64_t>(caches.text_manifest().count, 1);
   const Buffer flat = Buffer::zeros(dtype, {unet.parameters().numel()});
   const ArenaScope scope(exec.arena);
   const auto zeros = [&](DType type, Shape shape) {
@@ -33,14 +53,17 @@ double activation_bytes(Exec& exec, const UNet& unet, const CacheSet& caches, DT
   text.offsets = exec.empty(DType::i64, {2});
   text.offsets.as<std::int64_t>()[0] = 0;
   text.offsets.as<std::int64_t>()[1] = text.tokens.shape[0];
-  const Tensor pooled = unet.config().pooled_dim == 0
-                            ? Tensor{}
-                            : zeros(dtype, {1, unet.config().pooled_dim});
+  const Tensor pooled =
+      unet.config().pooled_dim == 0 ? Tensor{} : zeros(dtype, {1, unet.config().pooled_dim});
   const Tensor sample = zeros(dtype, {1, latent[1], latent[2], latent[0]});
   const std::size_t before = exec.arena.used_bytes();
   UNet::Saved saved;
-  unet.forward(exec, Weights(unet.parameters(), flat), sample, zeros(DType::f32, {1}), text, pooled,
-               &saved);
+  const Weights weights(unet.parameters(), flat);
+  const Tensor prediction =
+      unet.forward(exec, weights, sample, zeros(DType::f32, {1}), text, pooled, &saved);
+  ScratchGradients gradients(unet.parameters());
+  unet.backward(exec, weights, gradients, saved, prediction);
+  exec.weights_changed();
   return static_cast<double>(exec.arena.peak_bytes() - before);
 }
 
@@ -76,8 +99,10 @@ std::string plan_training(const TrainConfig& config, Communicator& communicator)
   const auto& t = config.train;
   const auto memory = Zero2::plan(table, zero2_options(config), communicator.rank(), ranks,
                                   static_cast<int>(t.batch / (microbatch * ranks)));
-  const double activations =
-      activation_bytes(exec, unet, caches, dtype) * static_cast<double>(microbatch);
+  double activations[] = {0};  // measured once: it takes the memory of all parameters
+  if (communicator.rank() == 0)
+    activations[0] = activation_bytes(exec, unet, caches, dtype) * static_cast<double>(microbatch);
+  communicator.all_reduce_sum(activations);
   double rate[] = {measured_matmul_rate(exec, dtype)};
   communicator.all_reduce_sum(rate);
 
@@ -89,21 +114,22 @@ std::string plan_training(const TrainConfig& config, Communicator& communicator)
   const double seconds = a_step / rate[0];
   const double state = static_cast<double>(table.numel()) * (t.ema_decay > 0 ? 16 : 12);
   const double epochs = static_cast<double>(t.steps) * t.batch / caches.size();
-  const double total = static_cast<double>(memory.total()) + activations;
+  const double total = static_cast<double>(memory.total()) + activations[0];
 
   std::string out;
   const auto line = [&](const char* what, const std::string& value) {
     out += fmt::format("  {:<28}{}\n", what, value);
   };
-  out += fmt::format("{} parameters, {} ranks x {} threads, {} images a step in microbatches of {}\n",
-                     table.numel(), ranks, exec.threads(), t.batch, microbatch);
+  out +=
+      fmt::format("{} parameters, {} ranks x {} threads, {} images a step in microbatches of {}\n",
+                  table.numel(), ranks, exec.threads(), t.batch, microbatch);
   out += "memory a rank\n";
   line("parameters", gigabytes(memory.parameters));
   line("gradient shard", gigabytes(memory.gradient_shard));
   line("optimizer state", gigabytes(memory.optimizer_state));
   if (memory.ema > 0) line("moving average", gigabytes(memory.ema));
   line("gradients in flight", gigabytes(memory.bucket_buffers));
-  line("activations (forward)", gigabytes(activations));
+  line("activations, temporaries", gigabytes(activations[0]));
   line("total", gigabytes(total));
   out += "run\n";
   line("samples", fmt::format("{} to train on, {} held out", caches.size(),
@@ -115,9 +141,9 @@ std::string plan_training(const TrainConfig& config, Communicator& communicator)
   line("time a step", fmt::format("{} at 50 % of that rate", format_duration(2 * seconds)));
   line("time in all", format_duration(2 * seconds * static_cast<double>(t.steps)));
   line("a checkpoint", gigabytes(state));
-  line("checkpoints kept",
-       t.keep > 0 ? gigabytes(state * static_cast<double>(t.keep + 1)) + " at most, with one in the making"
-                  : "all of them");
+  line("checkpoints kept", t.keep > 0 ? gigabytes(state * static_cast<double>(t.keep + 1)) +
+                                            " at most, with one in the making"
+                                      : "all of them");
   return out;
 }
 

@@ -47,7 +47,9 @@ std::string build_description() {
   return fmt::format("strata {}, gcc {}, {}", STRATA_VERSION, __VERSION__, instruction_set());
 }
 
-std::string cache_hash(const std::string& dir) { return sha256_file(dir + "/manifest.json"); }
+std::string cache_hash(const std::string& dir) {
+  return sha256_file(dir + "/manifest.json");
+}
 
 std::string provenance_json(const TrainConfig& config, Learner& learner,
                             Communicator& communicator) {

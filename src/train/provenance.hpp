@@ -8,9 +8,10 @@
 
 namespace strata {
 
-/// Where a run's numbers come from: version, hashes of config, caches, sample list and model, ranks,
-/// threads, hosts, libraries. A JSON object. Collective.
-std::string provenance_json(const TrainConfig& config, Learner& learner, Communicator& communicator);
+/// Where a run's numbers come from: version, hashes of config, caches, sample list and model,
+/// ranks, threads, hosts, libraries. A JSON object. Collective.
+std::string provenance_json(const TrainConfig& config, Learner& learner,
+                            Communicator& communicator);
 
 /// What, besides the config, must be equal for a resumed run to go on bitwise: compiler and
 /// instruction set.

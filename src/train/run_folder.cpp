@@ -16,7 +16,9 @@ std::string RunFolder::samples(std::int64_t step) const {
   return fmt::format("{}/samples/step-{:08}", dir, step);
 }
 
-std::string RunFolder::log(int rank) const { return fmt::format("{}/rank-{:05}.log", logs(), rank); }
+std::string RunFolder::log(int rank) const {
+  return fmt::format("{}/rank-{:05}.log", logs(), rank);
+}
 
 void RunFolder::clear() const {
   for (const auto& path : {checkpoints(), metrics(), validation(), tensorboard(), logs(),

@@ -19,9 +19,9 @@ struct RunFolder {
   std::string tensorboard() const { return dir + "/tensorboard"; }
   std::string logs() const { return dir + "/log"; }
   std::string checkpoints() const { return dir + "/checkpoints"; }
-  std::string dump(std::int64_t step, int rank) const;   // dump/step-K.rank-R.safetensors
-  std::string samples(std::int64_t step) const;          // samples/step-00001000
-  std::string log(int rank) const;                       // log/rank-00000.log
+  std::string dump(std::int64_t step, int rank) const;  // dump/step-K.rank-R.safetensors
+  std::string samples(std::int64_t step) const;         // samples/step-00001000
+  std::string log(int rank) const;                      // log/rank-00000.log
   /// Removes everything that a run has written here. Error(74).
   void clear() const;
 };
@@ -29,9 +29,9 @@ struct RunFolder {
 /// Whether a batch script should start the job again after this code: 74, 75 and 86.
 bool wants_restart(Exit code);
 
-/// Writes exit.json {code, rank, cause, restart}: batch scripts decide by it, because launchers turn exit
-/// codes into their own. `restart` is wants_restart(code). Never throws: it is called on the way out;
-/// does nothing when `run.dir` does not exist.
+/// Writes exit.json {code, rank, cause, restart}: batch scripts decide by it, because launchers
+/// turn exit codes into their own. `restart` is wants_restart(code). Never throws: it is called on
+/// the way out; does nothing when `run.dir` does not exist.
 void write_exit_note(const RunFolder& run, Exit code, int rank, const std::string& cause) noexcept;
 
 }  // namespace strata

@@ -88,7 +88,8 @@ void check_same_run(const CheckpointInfo& info, const TrainConfig& config, Learn
   if (info.config_hash != config_hash(config)) {
     const auto changes = config_differences(saved_config(host, info), config, Effect::run);
     fail(Exit::mismatch, "{}: saved by another run: {}", info.path,
-         changes.empty() ? "its config has other keys" : fmt::format("{}", fmt::join(changes, "; ")));
+         changes.empty() ? "its config has other keys"
+                         : fmt::format("{}", fmt::join(changes, "; ")));
   }
   const auto same = [&](const char* key, const std::string& now, const std::string& what) {
     if (member<std::string>(host, key, info.path) != now)

@@ -17,7 +17,8 @@ struct RunState {
 };
 
 /// The JSON object of a checkpoint: state, data hashes, U-Net and text settings, config, build.
-std::string host_json(const RunState& state, const TrainConfig& config, Learner& learner, int ranks);
+std::string host_json(const RunState& state, const TrainConfig& config, Learner& learner,
+                      int ranks);
 RunState parse_run_state(const CheckpointInfo& info);
 
 /// Error(78) naming every key of the config, or the cache, that makes this another run.

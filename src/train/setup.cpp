@@ -16,8 +16,8 @@ void resolve_text(const TrainConfig& config, const CacheSet& caches, UNetConfig&
     if (projection == "always" || (projection == "auto" && differs)) unet.encoder_hid_dim = dim;
   }
   if (unet.text_dim() != dim)
-    fail(Exit::mismatch, "{}: embeddings of width {}, but the U-Net takes {}", config.data.text, dim,
-         unet.text_dim());
+    fail(Exit::mismatch, "{}: embeddings of width {}, but the U-Net takes {}", config.data.text,
+         dim, unet.text_dim());
 }
 
 void resolve_pooled(const TrainConfig& config, const CacheSet& caches, UNetConfig& unet) {
@@ -29,7 +29,8 @@ void resolve_pooled(const TrainConfig& config, const CacheSet& caches, UNetConfi
   }
   const auto dim = caches.pooled_dim();
   if (dim == 0)
-    fail(Exit::mismatch, "{}: no pooled vectors (data.pooled is true); make the cache with --pooled",
+    fail(Exit::mismatch,
+         "{}: no pooled vectors (data.pooled is true); make the cache with --pooled",
          config.data.text);
   if (config.model.init.empty() && unet.pooled_dim == 0) unet.pooled_dim = dim;
   if (unet.pooled_dim != dim)
@@ -47,9 +48,13 @@ CacheSet open_caches(const TrainConfig& config) {
 }
 
 UNetConfig resolve_unet(const TrainConfig& config, const CacheSet& caches) {
-  const auto& from = config.model.init.empty() ? config.model.unet : config.model.init;
-  UNetConfig unet = from.ends_with(".json") ? UNetConfig::from_json_file(from)
-                                            : UNetConfig::from_folder(module_folder(from, "unet"));
+  // Training from random weights needs no weight file, and its projection has no bias.
+  const auto& fresh = config.model.unet;
+  UNetConfig unet =
+      !config.model.init.empty()
+          ? UNetConfig::from_folder(module_folder(config.model.init, "unet"))
+          : UNetConfig::from_json_file(
+                fresh.ends_with(".json") ? fresh : module_folder(fresh, "unet") + "/config.json");
   if (unet.in_channels != unet.out_channels || unet.in_channels != caches.latent_shape()[0])
     fail(Exit::mismatch, "{}: latents of {} channels, but the U-Net has {} in and {} out",
          config.data.latents, caches.latent_shape()[0], unet.in_channels, unet.out_channels);
@@ -67,8 +72,7 @@ NoiseSchedule schedule_of(const DiffusionConfig& config) {
       config.beta_schedule == "linear" ? BetaSchedule::linear : BetaSchedule::scaled_linear;
   c.beta_start = config.beta_start;
   c.beta_end = config.beta_end;
-  c.prediction =
-      config.prediction == "epsilon" ? Prediction::epsilon : Prediction::v_prediction;
+  c.prediction = config.prediction == "epsilon" ? Prediction::epsilon : Prediction::v_prediction;
   return NoiseSchedule(c);
 }
 

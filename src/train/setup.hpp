@@ -9,20 +9,20 @@
 
 namespace strata {
 
-/// Latents and text joined, held-out samples set apart. The held-out set depends on the ids alone, so
-/// that runs of other seeds and encoders share it.
+/// Latents and text joined, held-out samples set apart. The held-out set depends on the ids alone,
+/// so that runs of other seeds and encoders share it.
 CacheSet open_caches(const TrainConfig& config);
 
-/// The U-Net's config with the caches' sizes filled in (sample size, encoder_hid_dim, pooled_dim). Error(65)
-/// for a bad config.json, Error(78) where model and caches do not fit.
+/// The U-Net's config with the caches' sizes filled in (sample size, encoder_hid_dim, pooled_dim).
+/// Error(65) for a bad config.json, Error(78) where model and caches do not fit.
 UNetConfig resolve_unet(const TrainConfig& config, const CacheSet& caches);
 
 NoiseSchedule schedule_of(const DiffusionConfig& config);
 DType compute_dtype(const TrainConfig& config);
 Zero2Options zero2_options(const TrainConfig& config);
 
-/// Images a rank takes at once: train.microbatch, or less where a rank's share of the batch is smaller.
-/// Error(64) when the batch cannot be cut into equal microbatches.
+/// Images a rank takes at once: train.microbatch, or less where a rank's share of the batch is
+/// smaller. Error(64) when the batch cannot be cut into equal microbatches.
 std::int64_t microbatch_of(const TrainConfig& config, int ranks);
 
 }  // namespace strata

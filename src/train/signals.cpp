@@ -12,7 +12,9 @@ namespace {
 
 volatile std::sig_atomic_t received = 0;  // a handler can reach nothing but a global
 
-void remember(int signal) { received = signal; }
+void remember(int signal) {
+  received = signal;
+}
 
 sigset_t stop_set() {
   sigset_t set;
@@ -41,7 +43,9 @@ StopSignals::StopSignals() {
   pthread_sigmask(SIG_UNBLOCK, &set, nullptr);
 }
 
-bool StopSignals::requested() const { return received != 0; }
+bool StopSignals::requested() const {
+  return received != 0;
+}
 
 std::string StopSignals::name() const {
   if (!requested()) return "";

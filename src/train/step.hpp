@@ -14,10 +14,10 @@
 namespace strata {
 
 struct StepOutcome {
-  double loss = 0;          // mean over the global batch
+  double loss = 0;  // mean over the global batch
   double grad_norm = 0;
-  bool applied = true;      // false: the gradient was not finite and nothing was changed
-  bool stop = false;        // some rank was asked to stop: the same answer on every rank
+  bool applied = true;            // false: the gradient was not finite and nothing was changed
+  bool stop = false;              // some rank was asked to stop: the same answer on every rank
   double data_s = 0, comm_s = 0;  // this rank waited for data, for communication
 };
 

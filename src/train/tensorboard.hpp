@@ -1,6 +1,6 @@
 #pragma once
-// TensorBoard event files: TFRecord frames (length, masked CRC-32C of it, bytes, masked CRC-32C of them)
-// around protobuf messages.
+// TensorBoard event files: TFRecord frames (length, masked CRC-32C of it, bytes, masked CRC-32C of
+// them) around protobuf messages.
 
 #include <cstdint>
 #include <span>

@@ -42,6 +42,7 @@ class Run {
   TrainResult train();
 
  private:
+  TrainResult train_to_the_end();
   void prepare_folder();
   void resume_or_start();
   void resume_from(const CheckpointInfo& info);
@@ -69,8 +70,8 @@ class Run {
   std::optional<MetricsLog> metrics_;  // rank 0
   int skipped_ = 0;
   double matmul_rate_ = 0, flops_an_image_ = 0;
-  Clock::time_point recorded_at_;
   std::int64_t recorded_step_ = 0;
+  double trained_s_ = 0;  // spent in steps since the last record
 };
 
 void Run::say(const std::string& text) {
@@ -83,9 +84,10 @@ void Run::prepare_folder() {
   if (is_first_rank()) {
     const bool occupied = !list_checkpoints(folder_.checkpoints()).empty();
     if (options_.resume == "never" && occupied && !options_.overwrite)
-      problem = fmt::format("{}: holds checkpoints, and --resume never was asked for (--overwrite "
-                            "removes them)",
-                            folder_.dir);
+      problem = fmt::format(
+          "{}: holds checkpoints, and --resume never was asked for (--overwrite "
+          "removes them)",
+          folder_.dir);
   }
   agree(communicator_, Exit::cannot_create, problem);
   if (is_first_rank()) {
@@ -102,8 +104,7 @@ void Run::resume_from(const CheckpointInfo& info) {
   learner_.zero().restore_parameters();
   learner_.continue_after(state.step, state.updates);
   say(fmt::format("continued from {} at step {}", info.path, state.step));
-  const auto changes =
-      rounding_differences(info, config_, learner_, communicator_.size());
+  const auto changes = rounding_differences(info, config_, learner_, communicator_.size());
   for (const auto& change : changes) say("changed since the checkpoint: " + change);
 }
 
@@ -151,8 +152,9 @@ void Run::check_numerics(const StepOutcome& outcome) {
   }
   ++skipped_;
   const auto first = samples() - config_.train.batch;
-  const auto text = fmt::format("step {}: the gradient is not finite (loss {}): update skipped, samples {}..{}",
-                                step(), outcome.loss, first, samples() - 1);
+  const auto text =
+      fmt::format("step {}: the gradient is not finite (loss {}): update skipped, samples {}..{}",
+                  step(), outcome.loss, first, samples() - 1);
   if (skipped_ > most_skipped_in_a_row)
     fail(Exit::numerics, "{}; {} steps in a row", text, skipped_);
   if (is_first_rank()) log::warn("{}", text);
@@ -165,7 +167,6 @@ void Run::record(const StepOutcome& outcome, double step_s) {
                          std::llround(outcome.comm_s * 1e6), peak_resident_bytes()};
   communicator_.all_reduce_max(most);
   if (!metrics_) return;
-  const double seconds = seconds_since(recorded_at_);
   StepRecord r;
   r.step = step();
   r.samples = samples();
@@ -174,7 +175,7 @@ void Run::record(const StepOutcome& outcome, double step_s) {
   r.lr = learning_rate(config_.train, step());
   r.grad_norm = outcome.grad_norm;
   r.images_per_s =
-      static_cast<double>((step() - recorded_step_) * config_.train.batch) / seconds;
+      static_cast<double>((step() - recorded_step_) * config_.train.batch) / trained_s_;
   r.images_per_s_per_rank = r.images_per_s / communicator_.size();
   r.mfu = r.images_per_s * flops_an_image_ / matmul_rate_;
   r.step_s = static_cast<double>(most[0]) * 1e-6;
@@ -222,7 +223,8 @@ void Run::validate_now() {
   record.step = step();
   record.samples = samples();
   if (metrics_) metrics_->record(record);
-  log_->append(fmt::format("{} validation at step {}: loss {:.6f}", utc_now(), step(), record.loss));
+  log_->append(
+      fmt::format("{} validation at step {}: loss {:.6f}", utc_now(), step(), record.loss));
 }
 
 void Run::preview_now() {
@@ -254,21 +256,23 @@ void Run::preview_now() {
 void Run::save() {
   const auto start = Clock::now();
   const RunState state{step(), learner_.updates(), skipped_};
-  const auto info = save_checkpoint(
-      communicator_, folder_.checkpoints(), step(), checkpoint_shard(learner_), config_hash(config_),
-      host_json(state, config_, learner_, communicator_.size()));
+  const auto info = save_checkpoint(communicator_, folder_.checkpoints(), step(),
+                                    checkpoint_shard(learner_), config_hash(config_),
+                                    host_json(state, config_, learner_, communicator_.size()));
   if (is_first_rank())
     prune_checkpoints(folder_.checkpoints(), config_.train.keep, config_.train.keep_every);
-  log_->append(fmt::format("{} checkpoint {} in {:.2f} s", utc_now(), info.path, seconds_since(start)));
+  log_->append(
+      fmt::format("{} checkpoint {} in {:.2f} s", utc_now(), info.path, seconds_since(start)));
 }
 
 void Run::after_step(const StepOutcome& outcome, double step_s) {
   const auto& c = config_.train;
   check_numerics(outcome);
+  trained_s_ += step_s;
   if (step() % c.log_every == 0 || step() == 1 || step() == c.steps || outcome.stop) {
     record(outcome, step_s);
-    recorded_at_ = Clock::now();
     recorded_step_ = step();
+    trained_s_ = 0;
   }
   const bool last = step() == c.steps;
   if (learner_.caches().size(CacheSet::Part::validation) > 0 &&
@@ -280,6 +284,15 @@ void Run::after_step(const StepOutcome& outcome, double step_s) {
 }
 
 TrainResult Run::train() {
+  try {
+    return train_to_the_end();
+  } catch (const std::exception& e) {
+    if (log_) log_->append(utc_now() + " error: " + e.what());
+    throw;
+  }
+}
+
+TrainResult Run::train_to_the_end() {
   prepare_folder();
   log_.emplace(folder_.log(communicator_.rank()));
   resume_or_start();
@@ -288,12 +301,12 @@ TrainResult Run::train() {
   TrainResult result;
   result.step = step();
   if (step() >= config_.train.steps) {
+    if (step() == 0) save();  // no steps asked for: the initial weights are the result
     say(fmt::format("nothing to do: step {} of {} is done", step(), config_.train.steps));
     return result;
   }
   Progress progress("train", config_.train.steps, "steps");
   progress.update(step());
-  recorded_at_ = Clock::now();
   recorded_step_ = step();
   while (step() < config_.train.steps && !result.stopped) {
     const bool dumping = step() < options_.dump_steps;
@@ -312,7 +325,8 @@ TrainResult Run::train() {
     say(fmt::format("stopped on request{} at step {}: a checkpoint is saved",
                     signals_.requested() ? " (" + signals_.name() + ")" : "", step()));
     if (is_first_rank())
-      write_exit_note(folder_, Exit::requeue, 0, fmt::format("stopped on request at step {}", step()));
+      write_exit_note(folder_, Exit::requeue, 0,
+                      fmt::format("stopped on request at step {}", step()));
   }
   return result;
 }

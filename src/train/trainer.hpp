@@ -34,13 +34,14 @@ struct TrainResult {
   bool stopped = false;   // on request, with a checkpoint saved: the command exits with 75
 };
 
-/// Trains until config.train.steps or a stop signal. Collective over `communicator`. Errors: 64 config,
-/// 65 data, 66 no valid checkpoint, 73 (`never` on a folder with checkpoints), 78 mismatch, 87 numerics.
+/// Trains until config.train.steps or a stop signal. Collective over `communicator`. Errors: 64
+/// config, 65 data, 66 no valid checkpoint, 73 (`never` on a folder with checkpoints), 78 mismatch,
+/// 87 numerics.
 TrainResult run_training(const TrainConfig& config, const TrainOptions& options,
                          Communicator& communicator);
 
-/// `--dry-run`: memory a rank by kind, steps, epochs, time from FLOPs and a quick measured matmul rate,
-/// disk of checkpoints; as text for people.
+/// `--dry-run`: memory a rank by kind, steps, epochs, time from FLOPs and a quick measured matmul
+/// rate, disk of checkpoints; as text for people.
 std::string plan_training(const TrainConfig& config, Communicator& communicator);
 
 }  // namespace strata

@@ -17,8 +17,9 @@ struct ValidationOptions {
 /// The timestep at which the k-th of `count` measurements of a sample is always made.
 int validation_timestep(std::int64_t sample, int k, int count, int timesteps);
 
-/// Mean squared error on the held-out samples, with their captions, at fixed timesteps with fixed noise:
-/// the same for every run, seed and number of ranks. Collective. step and samples are left 0.
+/// Mean squared error on the held-out samples, with their captions, at fixed timesteps with fixed
+/// noise: the same for every run, seed and number of ranks. Collective. step and samples are left
+/// 0.
 ValidationRecord run_validation(Exec& exec, const UNet& unet, const Weights& weights,
                                 const NoiseSchedule& schedule, const CacheSet& caches,
                                 const ValidationOptions& options, Communicator& communicator);

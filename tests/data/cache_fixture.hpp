@@ -1,11 +1,9 @@
 #pragma once
 // Small caches whose every value follows from the sample's id.
 
-#include <map>
 #include <string>
 #include <vector>
 
-#include "core/file.hpp"
 #include "data/cache_writer.hpp"
 
 namespace strata {
@@ -14,7 +12,9 @@ namespace strata {
 inline float fixture_value(std::int64_t sample, std::int64_t element) {
   return static_cast<float>((sample * 31 + element * 7) % 257 - 128) / 64.0f;
 }
-inline std::int64_t fixture_tokens(std::int64_t sample) { return sample % 4; }
+inline std::int64_t fixture_tokens(std::int64_t sample) {
+  return sample % 4;
+}
 
 inline CachePlan text_plan(std::int64_t rows, CacheDType dtype, std::int64_t pooled_dim = 3) {
   CachePlan plan;
@@ -65,7 +65,8 @@ inline void write_shard(const CacheBuilder& builder, std::int64_t shard, std::in
     const std::int64_t count = (is_text ? tokens[i] : 1) * plan.manifest.elements();
     std::vector<float> values(static_cast<std::size_t>(count) + 1), pooled(8);
     for (std::int64_t e = 0; e < count; ++e) values[e] = fixture_value(samples[i], e);
-    for (std::size_t e = 0; e < pooled.size(); ++e) pooled[e] = fixture_value(-samples[i], std::int64_t(e));
+    for (std::size_t e = 0; e < pooled.size(); ++e)
+      pooled[e] = fixture_value(samples[i] + 1000, std::int64_t(e));
     writer.append(view_of(values.data(), {count}),
                   plan.pooled_dim > 0 ? view_of(pooled.data(), {plan.pooled_dim}) : Tensor{});
   }
@@ -77,15 +78,6 @@ inline void write_cache(const std::string& dir, const CachePlan& plan) {
   if (builder.prepare() == CacheBuilder::Status::finished) return;
   for (std::int64_t shard : builder.missing_shards()) write_shard(builder, shard);
   builder.publish();
-}
-
-/// Name -> SHA-256 of every file below `dir`.
-inline std::map<std::string, std::string> contents_of(const std::string& dir) {
-  std::map<std::string, std::string> contents;
-  for (const auto& entry : std::filesystem::recursive_directory_iterator(dir))
-    if (entry.is_regular_file())
-      contents[std::filesystem::relative(entry.path(), dir).string()] = sha256_file(entry.path().string());
-  return contents;
 }
 
 }  // namespace strata

@@ -32,8 +32,9 @@ std::string difference(const Image& image, int width, int height, const char* ex
     wrong += off != 0;
     largest = std::max(largest, off);
   }
-  return wrong == 0 ? "" : fmt::format("{} of {} bytes differ, by at most {}", wrong,
-                                       image.rgb.size(), largest);
+  return wrong == 0 ? ""
+                    : fmt::format("{} of {} bytes differ, by at most {}", wrong, image.rgb.size(),
+                                  largest);
 }
 
 TEST(Image, EqualsPillowInEveryByte) {
@@ -70,9 +71,9 @@ TEST(Image, DamagedFilesAreReportedAndNeverThrow) {
   for (const char* name : {"rgb-420.jpg", "rgb-progressive.jpg", "cmyk.jpg", "rgb.png",
                            "interlaced.png", "palette.png", "lossy.webp", "lossless-alpha.webp"}) {
     const std::string whole = read_file(folder + name);
-    for (std::size_t size : {std::size_t{0}, std::size_t{1}, std::size_t{3}, std::size_t{11},
-                             std::size_t{20}, whole.size() / 4, whole.size() / 2,
-                             whole.size() * 3 / 4}) {
+    for (std::size_t size :
+         {std::size_t{0}, std::size_t{1}, std::size_t{3}, std::size_t{11}, std::size_t{20},
+          whole.size() / 4, whole.size() / 2, whole.size() * 3 / 4}) {
       EXPECT_FALSE(decode_image(whole.substr(0, size))) << name << " cut to " << size;
     }
     // Flipped bits may or may not be noticed by the format; they must not be fatal.

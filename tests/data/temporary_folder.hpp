@@ -3,7 +3,10 @@
 #include <unistd.h>
 
 #include <filesystem>
+#include <map>
 #include <string>
+
+#include "core/file.hpp"
 
 namespace strata {
 
@@ -26,5 +29,15 @@ class TemporaryFolder {
  private:
   std::string path_;
 };
+
+/// Name -> SHA-256 of every file below `dir`.
+inline std::map<std::string, std::string> contents_of(const std::string& dir) {
+  std::map<std::string, std::string> contents;
+  for (const auto& entry : std::filesystem::recursive_directory_iterator(dir))
+    if (entry.is_regular_file())
+      contents[std::filesystem::relative(entry.path(), dir).string()] =
+          sha256_file(entry.path().string());
+  return contents;
+}
 
 }  // namespace strata

@@ -38,9 +38,9 @@ TEST_P(DdimGolden, TrajectoryIsThatOfDiffusers) {
   const auto outputs = floats(golden, "model_output");
   const auto trajectory = floats(golden, "trajectory");
   auto x = floats(golden, "sample");
-  const auto sampler =
-      make_sampler(SamplerKind::ddim, SamplerConfig::from_json_file(goldens + name, SamplerKind::ddim),
-                   static_cast<int>(timesteps.size()));
+  const auto sampler = make_sampler(
+      SamplerKind::ddim, SamplerConfig::from_json_file(goldens + name, SamplerKind::ddim),
+      static_cast<int>(timesteps.size()));
   ASSERT_EQ(sampler->steps(), static_cast<int>(timesteps.size()));
   EXPECT_EQ(sampler->initial_sigma(), 1.0f);
   for (int i = 0; i < sampler->steps(); ++i) {

@@ -20,12 +20,11 @@ nlohmann::json goldens() {
 
 NoiseSchedule schedule_of(const nlohmann::json& golden) {
   ScheduleConfig c;
-  c.beta_schedule = golden["beta_schedule"] == "linear" ? BetaSchedule::linear
-                                                        : BetaSchedule::scaled_linear;
+  c.beta_schedule =
+      golden["beta_schedule"] == "linear" ? BetaSchedule::linear : BetaSchedule::scaled_linear;
   c.beta_start = golden["beta_start"];
   c.beta_end = golden["beta_end"];
-  c.prediction =
-      golden["prediction"] == "epsilon" ? Prediction::epsilon : Prediction::v_prediction;
+  c.prediction = golden["prediction"] == "epsilon" ? Prediction::epsilon : Prediction::v_prediction;
   return NoiseSchedule(c);
 }
 
@@ -41,7 +40,8 @@ TEST(NoiseSchedule, EqualsDiffusers) {
       const int t = at[i];
       EXPECT_EQ(std::bit_cast<std::uint32_t>(s.betas()[t]), bits("betas")) << t;
       EXPECT_EQ(std::bit_cast<std::uint32_t>(s.alphas_cumprod()[t]), bits("alphas_cumprod")) << t;
-      // torch computes x ** 0.5 by a vectorised pow that is off by up to one ulp; ours is a square root.
+      // torch computes x ** 0.5 by a vectorised pow that is off by up to one ulp; ours is a square
+      // root.
       EXPECT_FLOAT_EQ(s.signal(t), std::bit_cast<float>(bits("signal"))) << t;
       EXPECT_FLOAT_EQ(s.noise(t), std::bit_cast<float>(bits("noise"))) << t;
       EXPECT_FLOAT_EQ(s.target_signal(t), std::bit_cast<float>(bits("target_signal"))) << t;
@@ -49,7 +49,8 @@ TEST(NoiseSchedule, EqualsDiffusers) {
       EXPECT_FLOAT_EQ(s.min_snr_weight(t, 5.0), golden["min_snr_5"][i].get<float>()) << t;
     }
     const auto all = s.alphas_cumprod();
-    // Every one of the 1000 products is pinned by their sum; the sum's own rounding is < 1000 * 2^-53.
+    // Every one of the 1000 products is pinned by their sum; the sum's own rounding is < 1000 *
+    // 2^-53.
     EXPECT_NEAR(std::accumulate(all.begin(), all.end(), 0.0),
                 golden["all_alphas_cumprod_sum"].get<double>(), 1e-9);
   }

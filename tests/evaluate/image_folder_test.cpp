@@ -17,7 +17,8 @@ namespace fs = std::filesystem;
 
 class ImageFolder : public ::testing::Test {
  protected:
-  ImageFolder() : dir_(fs::temp_directory_path() / ("strata-images-" + std::to_string(::getpid()))) {
+  ImageFolder()
+      : dir_(fs::temp_directory_path() / ("strata-images-" + std::to_string(::getpid()))) {
     fs::create_directories(dir_);
     for (int i = 0; i < 5; ++i) {
       const std::string id = i == 3 ? "../escape" : "p" + std::to_string(i);

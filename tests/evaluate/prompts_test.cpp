@@ -39,11 +39,10 @@ class Prompts : public ::testing::Test {
 };
 
 TEST_F(Prompts, JsonLines) {
-  const auto set = read_prompts(
-      write("a.jsonl",
-            R"({"id": "00000", "prompt": "a red circle", "skills": ["attribute"]})"
-            "\r\n"
-            R"({"id": "x-1", "prompt": "b", "upsampled": "b, in detail", "skills": []})"));
+  const auto set = read_prompts(write(
+      "a.jsonl", R"({"id": "00000", "prompt": "a red circle", "skills": ["attribute"]})"
+                 "\r\n"
+                 R"({"id": "x-1", "prompt": "b", "upsampled": "b, in detail", "skills": []})"));
   ASSERT_EQ(set.prompts.size(), 2u);
   EXPECT_EQ(set.prompts[0].text, "a red circle");
   EXPECT_EQ(set.prompts[0].skills, std::vector<std::string>{"attribute"});
@@ -71,9 +70,10 @@ TEST_F(Prompts, GenAiBench) {
   for (const char* line_break : {"\n", ""}) {
     const std::string n = line_break;
     write("genai_skills.json", R"({"counting": [1], "basic": [0], "attribute": [0, 1]})");
-    const auto set = read_prompts(write(
-        "genai_image.json", "{" + n + R"("00000": {"prompt": "a", "models": {"SDXL": [5, 4, 4]}},)" +
-                                n + R"("00001": {"prompt": "b"}})"));
+    const auto set =
+        read_prompts(write("genai_image.json",
+                           "{" + n + R"("00000": {"prompt": "a", "models": {"SDXL": [5, 4, 4]}},)" +
+                               n + R"("00001": {"prompt": "b"}})"));
     ASSERT_EQ(set.prompts.size(), 2u);
     EXPECT_EQ(set.prompts[1].id, "00001");
     EXPECT_EQ(set.prompts[1].skills, (std::vector<std::string>{"attribute", "counting"}));

@@ -18,7 +18,8 @@ namespace fs = std::filesystem;
 class WorldScores : public ::testing::Test {
  protected:
   WorldScores()
-      : dir_((fs::temp_directory_path() / ("strata-scores-" + std::to_string(::getpid()))).string()) {
+      : dir_((fs::temp_directory_path() / ("strata-scores-" + std::to_string(::getpid())))
+                 .string()) {
     fs::create_directories(dir_);
     world::write_prompts({.seed = 3, .count = 150, .evaluation = true}, dir_ + "/prompts.jsonl",
                          dir_ + "/images");
@@ -79,8 +80,7 @@ TEST(Summary, AverageIsOverPromptsAndImagesOfAPromptCountOnce) {
   };
   const std::vector<ScoreRecord> records{record("a", {"counting", "spatial"}, 1.0),
                                          record("a", {"counting", "spatial"}, 0.0),
-                                         record("b", {"counting"}, 0.25),
-                                         record("c", {}, 0.75)};
+                                         record("b", {"counting"}, 0.25), record("c", {}, 0.75)};
   const ScoreSummary summary = summarise(records);
   EXPECT_EQ(summary.images, 4);
   EXPECT_DOUBLE_EQ(summary.overall.mean, 0.5);

@@ -22,8 +22,8 @@ TEST(Bootstrap, OneValueHasNoWidth) {
   EXPECT_EQ(interval.count, 1);
 }
 
-// Two values 0 and 1: the resampled mean is 0, 1/2, 1 with 1/4, 1/2, 1/4, so the 2.5 % points are the
-// extremes.
+// Two values 0 and 1: the resampled mean is 0, 1/2, 1 with 1/4, 1/2, 1/4, so the 2.5 % points are
+// the extremes.
 TEST(Bootstrap, TwoValuesGiveTheirRange) {
   const auto interval = bootstrap_mean(std::vector<double>{0, 1});
   EXPECT_EQ(interval.mean, 0.5);
@@ -31,9 +31,10 @@ TEST(Bootstrap, TwoValuesGiveTheirRange) {
   EXPECT_EQ(interval.high, 1);
 }
 
-// n draws of 0 and 1 in equal parts: the resampled sum is binomial(n, 1/2), whose 2.5 % points are known
-// (scipy.stats.binom.ppf(0.025, 400, 0.5) = 180, 0.975: 220). Monte-Carlo error of a quantile of 10,000:
-// sqrt(q (1 - q) / 10000) / density = 0.0016 / 0.0058 -> 0.28 of a unit of the sum; 5 sigma allowed.
+// n draws of 0 and 1 in equal parts: the resampled sum is binomial(n, 1/2), whose 2.5 % points are
+// known (scipy.stats.binom.ppf(0.025, 400, 0.5) = 180, 0.975: 220). Monte-Carlo error of a quantile
+// of 10,000: sqrt(q (1 - q) / 10000) / density = 0.0016 / 0.0058 -> 0.28 of a unit of the sum; 5
+// sigma allowed.
 TEST(Bootstrap, BinomialQuantiles) {
   std::vector<double> values(400);
   for (std::size_t i = 0; i < values.size(); ++i) values[i] = static_cast<double>(i % 2);

@@ -15,11 +15,11 @@ struct AttentionCase {
 };
 const AttentionCase attention_cases[] = {
     {{0, 64, 128}, {0, 64, 128}, 2, 2, 64, false},
-    {{0, 16, 32, 48}, {0, 77, 77, 78}, 3, 3, 40, false},        // a sequence without keys
-    {{0, 1, 40, 45}, {0, 1, 40, 45}, 4, 2, 16, true},           // causal, shared key heads
-    {{0, 5}, {0, 0}, 1, 1, 8, false},                           // no keys at all
-    {{0, 0, 7}, {0, 3, 300}, 2, 1, 33, false},                  // no queries; several key blocks
-    {{0, 600}, {0, 600}, 1, 1, 20, true},                       // several tasks a sequence
+    {{0, 16, 32, 48}, {0, 77, 77, 78}, 3, 3, 40, false},  // a sequence without keys
+    {{0, 1, 40, 45}, {0, 1, 40, 45}, 4, 2, 16, true},     // causal, shared key heads
+    {{0, 5}, {0, 0}, 1, 1, 8, false},                     // no keys at all
+    {{0, 0, 7}, {0, 3, 300}, 2, 1, 33, false},            // no queries; several key blocks
+    {{0, 600}, {0, 600}, 1, 1, 20, true},                 // several tasks a sequence
     {{0, 530}, {0, 530}, 2, 2, 8, false},
     {{0, 9}, {0, 9}, 1, 1, 512, false}};
 
@@ -33,7 +33,8 @@ TEST_P(Attention, Forward) {
     SCOPED_TRACE(fmt::format("{} queries {} keys width {}", c.q.back(), c.k.back(), c.width));
     const Shape q_shape{c.q.back(), c.heads, c.width}, k_shape{c.k.back(), c.key_heads, c.width};
     const Tensor q = random(q_shape), k = random(k_shape), v = random(k_shape);
-    const Tensor o = blank(q_shape), z = blank(q_shape), lse = blank(DType::f32, {c.q.back(), c.heads});
+    const Tensor o = blank(q_shape), z = blank(q_shape),
+                 lse = blank(DType::f32, {c.q.back(), c.heads});
     const ops::AttentionParams p{static_cast<float>(1 / std::sqrt(c.width)), c.causal};
     run({o, z, lse}, [&](Exec& exec) {
       ops::attention(exec, o, lse, q, k, v, offsets(c.q), offsets(c.k), p);
@@ -56,7 +57,8 @@ TEST_P(Attention, Backward) {
     const Shape q_shape{c.q.back(), c.heads, c.width}, k_shape{c.k.back(), c.key_heads, c.width};
     const Tensor q = random(q_shape), k = random(k_shape), v = random(k_shape);
     const Tensor o = blank(q_shape), lse = blank(DType::f32, {c.q.back(), c.heads});
-    const Tensor dout = random(q_shape), dq = blank(q_shape), dk = blank(k_shape), dv = blank(k_shape);
+    const Tensor dout = random(q_shape), dq = blank(q_shape), dk = blank(k_shape),
+                 dv = blank(k_shape);
     const ops::AttentionParams p{static_cast<float>(1 / std::sqrt(c.width)), c.causal};
     run({dq, dk, dv}, [&](Exec& exec) {
       ops::attention(exec, o, lse, q, k, v, offsets(c.q), offsets(c.k), p);

@@ -73,9 +73,8 @@ TEST_P(Norm, GroupNormBackward) {
 TEST_P(Norm, GroupNormOfShiftedData) {
   const Tensor x = random({2, 40, 40, 64}, 1, 1000), w = random({64}), b = random({64});
   const Tensor y = blank(x.shape);
-  run({y}, [&](Exec& exec) {
-    ops::group_norm(exec, y, {}, x, w, b, 32, eps, ops::Activation::none);
-  });
+  run({y},
+      [&](Exec& exec) { ops::group_norm(exec, y, {}, x, w, b, 32, eps, ops::Activation::none); });
   const Array want =
       reference::group_norm(values(x), values(w), values(b), 32, eps, ops::Activation::none);
   // An f32 mean of 1000 is off by up to 3e-5 deviations: a thousand roundoffs of the output.
@@ -119,8 +118,8 @@ TEST_P(Norm, LayerNormBackward) {
         ops::layer_norm_backward(exec, dx, affine ? dw : Tensor{}, affine ? db : Tensor{}, dy,
                                  stats, x, w);
       });
-      const auto want = reference::layer_norm_backward(values(dy), values(x),
-                                                       affine ? values(w) : Array{}, eps);
+      const auto want =
+          reference::layer_norm_backward(values(dy), values(x), affine ? values(w) : Array{}, eps);
       expect_close("dx", dx, want.dx, {type(), c.width});
       if (!affine) continue;
       expect_close("dw", dw, sum(dw0, want.dw), {DType::f32, c.rows + c.width});
@@ -136,8 +135,7 @@ TEST_P(Norm, RmsNorm) {
     const Tensor y = blank(x.shape);
     run({y}, [&](Exec& exec) { ops::rms_norm(exec, y, x, w, 1e-6f); });
     // Rounded to T before the product as well as after it.
-    expect_close("y", y, reference::rms_norm(values(x), values(w), 1e-6),
-                 {type(), c.width, 2});
+    expect_close("y", y, reference::rms_norm(values(x), values(w), 1e-6), {type(), c.width, 2});
   }
 }
 

@@ -1,6 +1,6 @@
 #pragma once
-// The bench on which every op is tested: once for each backend and dtype, against the double reference
-// on the same (rounded) inputs, on one thread and on two with equal bits.
+// The bench on which every op is tested: once for each backend and dtype, against the double
+// reference on the same (rounded) inputs, on one thread and on two with equal bits.
 
 #include <gtest/gtest.h>
 
@@ -33,15 +33,17 @@ inline std::string target_name(const testing::TestParamInfo<Target>& info) {
 }
 
 /// Unit roundoff: half the distance between 1 and the next number.
-inline double roundoff(DType dtype) { return dtype == DType::bf16 ? 0x1p-8 : 0x1p-24; }
+inline double roundoff(DType dtype) {
+  return dtype == DType::bf16 ? 0x1p-8 : 0x1p-24;
+}
 
 /// The error allowed in one output element, given:
 ///   - it is stored in `stored`, after `roundings` roundings to that type (one: the store itself),
 ///     each of at most roundoff(stored) of the value;
 ///   - it is a sum of `length` terms in f32. Rounding errors of a sum of n terms of the size of the
-///     output behave like a random walk: standard deviation <= sqrt(n) u rms (Higham & Mary 2019, with
-///     probability bounds); 8 deviations cover the largest of the 10^6 elements of a test, with room
-///     for the 2 ulp of exp and erf.
+///     output behave like a random walk: standard deviation <= sqrt(n) u rms (Higham & Mary 2019,
+///     with probability bounds); 8 deviations cover the largest of the 10^6 elements of a test,
+///     with room for the 2 ulp of exp and erf.
 struct Tolerance {
   DType stored;
   std::int64_t length = 1;
@@ -71,15 +73,15 @@ class OpTest : public testing::TestWithParam<Target> {
     Tensor t = keep(Buffer(dtype, values.shape));
     for (std::int64_t i = 0; i < values.size(); ++i) {
       const auto value = static_cast<float>(values[i]);
-      if (dtype == DType::bf16) t.as<bf16>()[i] = to_bf16(value);
-      else t.as<float>()[i] = value;
+      if (dtype == DType::bf16)
+        t.as<bf16>()[i] = to_bf16(value);
+      else
+        t.as<float>()[i] = value;
     }
     return t;
   }
   /// Memory full of NaN: an element that an op forgets is found.
-  Tensor blank(DType dtype, Shape shape) {
-    return upload(dtype, Array(shape, std::nan("")));
-  }
+  Tensor blank(DType dtype, Shape shape) { return upload(dtype, Array(shape, std::nan(""))); }
   Tensor blank(Shape shape) { return blank(type(), shape); }
   Tensor offsets(const Offsets& values) {
     Tensor t = keep(Buffer(DType::i64, {static_cast<std::int64_t>(values.size())}));
@@ -95,7 +97,8 @@ class OpTest : public testing::TestWithParam<Target> {
     return array;
   }
 
-  /// Runs the op on one thread and on two: the outputs, equal before, must be equal bit for bit after.
+  /// Runs the op on one thread and on two: the outputs, equal before, must be equal bit for bit
+  /// after.
   void run(const std::vector<Tensor>& outputs, const std::function<void(Exec&)>& op) {
     std::vector<std::string> before, after;
     for (const auto& t : outputs) before.push_back(bytes(t));
@@ -113,8 +116,9 @@ class OpTest : public testing::TestWithParam<Target> {
       EXPECT_TRUE(bytes(outputs[i]) == after[i]) << "output " << i << " depends on the threads";
   }
 
-  /// Every element of `got` within the tolerance of `want`; noise: what a relative error of one in the
-  /// op's own stored inputs (o of attention) makes of this output, 8 deviations of it are allowed.
+  /// Every element of `got` within the tolerance of `want`; noise: what a relative error of one in
+  /// the op's own stored inputs (o of attention) makes of this output, 8 deviations of it are
+  /// allowed.
   static void expect_close(const std::string& name, const Tensor& got, const Array& want,
                            const Tolerance& tolerance, const Array& noise = {}) {
     const Array have = values(got);
@@ -126,7 +130,8 @@ class OpTest : public testing::TestWithParam<Target> {
     double excess = 1;
     for (std::int64_t i = 0; i < want.size(); ++i) {
       const double error = std::abs(have[i] - want[i]);
-      const double stored = 8 * roundoff(tolerance.stored) * (noise.empty() ? 0 : std::abs(noise[i]));
+      const double stored =
+          8 * roundoff(tolerance.stored) * (noise.empty() ? 0 : std::abs(noise[i]));
       const double ratio = error / (tolerance.allowed(want[i], rms) + stored + 1e-37);
       if (!(ratio <= excess)) {
         excess = std::isnan(ratio) ? HUGE_VAL : ratio;

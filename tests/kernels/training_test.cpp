@@ -40,8 +40,8 @@ TEST_P(Training, TimestepEmbedding) {
           want[b * 40 + i] = flip ? std::cos(angle) : std::sin(angle);
           want[b * 40 + 20 + i] = flip ? std::sin(angle) : std::cos(angle);
         }
-      // The frequency's exponent (up to 9.2) is rounded in f32 and the angle is up to 999: the sine is
-      // off by up to 999 * 9.2 u in the worst entry, 8 sqrt(n) u allowed.
+      // The frequency's exponent (up to 9.2) is rounded in f32 and the angle is up to 999: the sine
+      // is off by up to 999 * 9.2 u in the worst entry, 8 sqrt(n) u allowed.
       expect_close("y", y, want, {type(), 999 * 9 * 999 * 9 / 64});
     }
 }

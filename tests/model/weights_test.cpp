@@ -49,11 +49,11 @@ std::string data_error(const std::function<void()>& action) {
 
 // --- initialisation -----------------------------------------------------------------------------
 
-struct Moments2 {
+struct Statistics {
   double mean, variance, largest;
 };
 
-Moments2 moments_of(Tensor values) {
+Statistics statistics_of(Tensor values) {
   const float* x = values.as<float>();
   const auto n = static_cast<double>(values.numel());
   const double mean = std::accumulate(x, x + values.numel(), 0.0) / n;
@@ -73,7 +73,7 @@ TEST(Initialize, FollowsPyTorchsDefaults) {
   const Weights weights(table, flat);
   for (ParamId id = 0; id < table.size(); ++id) {
     const std::string& name = table[id].name;
-    const auto found = moments_of(weights[id]);
+    const auto found = statistics_of(weights[id]);
     const bool norm = name.find("norm") != std::string::npos;
     if (norm) {
       EXPECT_EQ(found.mean, name.ends_with(".weight") ? 1.0 : 0.0) << name;

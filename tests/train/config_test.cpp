@@ -9,6 +9,7 @@
 #include <filesystem>
 
 #include "core/error.hpp"
+#include "core/file.hpp"
 #include "train/nearest_name.hpp"
 
 namespace strata {
@@ -43,15 +44,22 @@ std::string message_of(const Mistake& mistake, int ranks) {
 TEST(Config, MistakesSayWhereAndWhat) {
   const std::vector<Mistake> mistakes{
       // unknown names
-      {"[train]\nstpes = 5\n", {}, "run.toml:2:1: unknown key train.stpes; did you mean train.steps?"},
+      {"[train]\nstpes = 5\n",
+       {},
+       "run.toml:2:1: unknown key train.stpes; did you mean train.steps?"},
       {"[train]\n  learning_rte = 5\n", {}, "run.toml:2:3: unknown key train.learning_rte"},
       {"[train]\nprediction = 'epsilon'\n", {}, "did you mean diffusion.prediction?"},
       {"[trian]\nsteps = 5\n", {}, "run.toml:1:2: unknown table [trian]; did you mean [train]?"},
+      {"[train]\nmax_train_steps = 5\n",
+       {},
+       "unknown key train.max_train_steps; did you mean train.steps?"},
       {"[zzzzzzzz]\n", {}, "unknown table [zzzzzzzz]; there are data, model"},
       {"steps = 5\n", {}, "run.toml:1:1: unknown key steps; did you mean samples.steps?"},
       {"[train]\nqqqqqqqq = 1\n", {}, "`strata config keys` lists them all"},
       // wrong types
-      {"[train]\nsteps = 'many'\n", {}, "run.toml:2:1: train.steps: expected integer, found a string"},
+      {"[train]\nsteps = 'many'\n",
+       {},
+       "run.toml:2:1: train.steps: expected integer, found a string"},
       {"[train]\nsteps = 5.0\n", {}, "train.steps: expected integer, found a number"},
       {"[train]\nlr = true\n", {}, "train.lr: expected number, found a boolean"},
       {"[train]\nbetas = 0.9\n", {}, "train.betas: expected array of numbers, found a number"},
@@ -82,7 +90,9 @@ TEST(Config, MistakesSayWhereAndWhat) {
       {std::string((1 << 20) + 1, '\n'), {}, "1048577 bytes are more than a config may have"},
       // --set
       {complete, {"train.steps"}, "--set train.steps: expected table.key=value"},
-      {complete, {"train.stps=4"}, "--set train.stps=4: unknown key train.stps; did you mean train.steps?"},
+      {complete,
+       {"train.stps=4"},
+       "--set train.stps=4: unknown key train.stps; did you mean train.steps?"},
       {complete, {"train.lr=abc"}, "--set train.lr=abc:1:"},
       {complete, {"train.lr=\"1\""}, "train.lr: expected number, found a string"},
       {complete, {"train.lr=1\n[data]"}, "a line break in the value"},
@@ -93,11 +103,17 @@ TEST(Config, MistakesSayWhereAndWhat) {
       {complete, {"model.init=/x"}, "exactly one of model.unet and model.init"},
       {complete, {"model.unet="}, "exactly one of model.unet and model.init"},
       {complete, {"train.batch=100"}, "train.batch: 100 is not divisible by train.microbatch 16"},
-      {complete, {"train.batch=6", "train.microbatch=2"}, "train.batch: 6 is not divisible by 4 ranks"},
+      {complete,
+       {"train.batch=6", "train.microbatch=2"},
+       "train.batch: 6 is not divisible by 4 ranks"},
       {complete, {"train.betas=[0.9]"}, "train.betas: two numbers expected, there are 1"},
-      {complete, {"diffusion.beta_start=0.5"}, "diffusion.beta_start: 0.5 is above diffusion.beta_end"},
+      {complete,
+       {"diffusion.beta_start=0.5"},
+       "diffusion.beta_start: 0.5 is above diffusion.beta_end"},
       {complete, {"train.schedule=cosine", "train.steps=5"}, "train.warmup: 10000 is more than"},
-      {complete, {"samples.prompts=/p"}, "samples.text_encoder: required: samples.prompts is given"},
+      {complete,
+       {"samples.prompts=/p"},
+       "samples.text_encoder: required: samples.prompts is given"},
   };
   for (const auto& mistake : mistakes) {
     const auto message = message_of(mistake, 4);
@@ -142,10 +158,11 @@ TEST(Config, ShippedConfigsAreValid) {
 }
 
 TEST(Config, TomlReadsBackAsItself) {
-  auto c = parse_train_config(complete, "run.toml",
-                              std::vector<std::string>{"train.lr=3.3e-5", "train.betas=[0.8, 0.95]",
-                                                       "data.also_in=['/a', '/b \"c\"']",
-                                                       "data.pooled=true", "output.dir=/tab\there"});
+  auto c =
+      parse_train_config(complete, "run.toml",
+                         std::vector<std::string>{"train.lr=3.3e-5", "train.betas=[0.8, 0.95]",
+                                                  "data.also_in=['/a', '/b \"c\"']",
+                                                  "data.pooled=true", "output.dir=/tab\there"});
   for (const bool docs : {false, true}) {
     const auto back = parse_train_config(to_toml(c, docs), "shown");
     EXPECT_TRUE(config_differences(c, back).empty());
@@ -173,8 +190,10 @@ TEST(Config, HashKnowsWhatMakesAnotherRun) {
   EXPECT_NE(config_hash(base), hash_with("train.lr=2e-4"));
   EXPECT_NE(config_hash(base), hash_with("train.seed=18"));
   EXPECT_NE(config_hash(base), hash_with("diffusion.prediction=v_prediction"));
-  const auto other = parse_train_config(complete, "run.toml", std::vector<std::string>{"train.lr=2e-4"});
-  EXPECT_EQ(config_differences(base, other), std::vector<std::string>{"train.lr: 0.0001 -> 0.0002"});
+  const auto other =
+      parse_train_config(complete, "run.toml", std::vector<std::string>{"train.lr=2e-4"});
+  EXPECT_EQ(config_differences(base, other),
+            std::vector<std::string>{"train.lr: 0.0001 -> 0.0002"});
 }
 
 TEST(Config, EveryKeyIsDocumentedOnceAndSettable) {
@@ -185,11 +204,17 @@ TEST(Config, EveryKeyIsDocumentedOnceAndSettable) {
     names.push_back(f.name());
     const auto shown = f.as_toml();
     TrainConfig set;
-    EXPECT_NO_THROW(set = parse_train_config("", "x", std::vector{f.name() + "=" + shown})) << f.name();
+    EXPECT_NO_THROW(set = parse_train_config("", "x", std::vector{f.name() + "=" + shown}))
+        << f.name();
     EXPECT_TRUE(config_differences(c, set).empty()) << f.name();
   }
   std::ranges::sort(names);
   EXPECT_EQ(std::ranges::adjacent_find(names), names.end());
+}
+
+TEST(Config, TheReferenceIsUpToDate) {
+  EXPECT_EQ(read_file(std::string(STRATA_SOURCE_DIR) + "/docs/config.md"), config_reference())
+      << "strata config keys --markdown > docs/config.md";
 }
 
 TEST(Config, LearningRateWarmsUpThenFollowsTheSchedule) {

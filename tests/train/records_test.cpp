@@ -91,8 +91,9 @@ TEST_F(Records, MetricsHaveExactlyTheContractsKeys) {
   const auto json = nlohmann::ordered_json::parse(r.to_json());
   std::string keys;
   for (const auto& [key, value] : json.items()) keys += key + " ";
-  EXPECT_EQ(keys, "step samples epoch loss lr grad_norm images_per_s images_per_s_per_rank mfu step_s "
-                  "data_s comm_s mem_gb ");
+  EXPECT_EQ(keys,
+            "step samples epoch loss lr grad_norm images_per_s images_per_s_per_rank mfu step_s "
+            "data_s comm_s mem_gb ");
   EXPECT_TRUE(json["loss"].is_null());
 }
 

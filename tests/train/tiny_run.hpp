@@ -61,7 +61,8 @@ inline void write_tiny_cache(const std::string& dir, CacheKind kind, std::int64_
   builder.prepare();
   std::vector<std::int64_t> samples, tokens;
   for (std::int64_t i = 0; i < count; ++i) {
-    samples.push_back(3 * i + 1);  // ids are rows of an index: not contiguous where some were skipped
+    samples.push_back(3 * i +
+                      1);  // ids are rows of an index: not contiguous where some were skipped
     tokens.push_back(1 + i % 5);
   }
   auto writer = text ? builder.begin_shard(0, samples, tokens) : builder.begin_shard(0, samples);
@@ -72,8 +73,7 @@ inline void write_tiny_cache(const std::string& dir, CacheKind kind, std::int64_
       writer.append(view_of(values.data(), {tokens[i], tiny_text_dim}),
                     view_of(pooled.data(), {tiny_pooled_dim}));
     } else {
-      const auto values =
-          tiny_values(i, 4 * tiny_size * tiny_size, Purpose::posterior, 1.7f);
+      const auto values = tiny_values(i, 4 * tiny_size * tiny_size, Purpose::posterior, 1.7f);
       writer.append(view_of(values.data(), {4, tiny_size, tiny_size}));
     }
   }
@@ -102,13 +102,21 @@ inline void write_tiny_inputs(const std::string& dir, std::int64_t samples) {
 
 inline TrainConfig tiny_config(const std::string& dir, const std::string& run,
                                std::vector<std::string> overrides = {}) {
-  std::vector<std::string> set{
-      "data.latents=" + dir + "/latents", "data.text=" + dir + "/text",
-      "model.unet=" + dir + "/config.json", "output.dir=" + dir + "/" + run,
-      "train.precision=fp32",  "train.batch=8",     "train.microbatch=2",
-      "train.steps=20",        "train.warmup=4",    "train.lr=1e-3",
-      "train.log_every=1",     "train.threads=1",   "train.checkpoint_every=0",
-      "train.bucket_mb=0.05",  "train.caption_drop=0.25"};
+  std::vector<std::string> set{"data.latents=" + dir + "/latents",
+                               "data.text=" + dir + "/text",
+                               "model.unet=" + dir + "/config.json",
+                               "output.dir=" + dir + "/" + run,
+                               "train.precision=fp32",
+                               "train.batch=8",
+                               "train.microbatch=2",
+                               "train.steps=20",
+                               "train.warmup=4",
+                               "train.lr=1e-3",
+                               "train.log_every=1",
+                               "train.threads=1",
+                               "train.checkpoint_every=0",
+                               "train.bucket_mb=0.05",
+                               "train.caption_drop=0.25"};
   set.insert(set.end(), overrides.begin(), overrides.end());
   return parse_train_config("", "test", set);
 }

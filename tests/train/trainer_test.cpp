@@ -1,5 +1,5 @@
-// Whole runs on 1, 2 and 4 ranks. Where several ranks are compared with one, rank 0 makes the same run
-// alone with a local communicator.
+// Whole runs on 1, 2 and 4 ranks. Where several ranks are compared with one, rank 0 makes the same
+// run alone with a local communicator.
 
 #include "train/trainer.hpp"
 
@@ -53,8 +53,8 @@ class Training : public testing::Test {
 };
 
 /// Sample -> (row of one dumped tensor as bytes), over all ranks' dumps of a step.
-std::map<std::int64_t, std::string> rows_by_sample(const TrainConfig& c, std::int64_t step, int ranks,
-                                                   const std::string& tensor) {
+std::map<std::int64_t, std::string> rows_by_sample(const TrainConfig& c, std::int64_t step,
+                                                   int ranks, const std::string& tensor) {
   std::map<std::int64_t, std::string> rows;
   for (int rank = 0; rank < ranks; ++rank) {
     const SafetensorsFile file(RunFolder{c.output.dir}.dump(step, rank));
@@ -76,7 +76,8 @@ TEST_F(Training, TheSameRunWhateverTheRanks) {
   train_alone(alone, options);
   if (world().rank() != 0) return;
   for (std::int64_t step = 1; step <= 5; ++step)
-    for (const char* tensor : {"sample", "noise", "timesteps", "dropped", "noisy", "latents", "epoch"})
+    for (const char* tensor :
+         {"sample", "noise", "timesteps", "dropped", "noisy", "latents", "epoch"})
       EXPECT_EQ(rows_by_sample(together, step, world().size(), tensor),
                 rows_by_sample(alone, step, 1, tensor))
           << tensor << " of step " << step;
@@ -95,7 +96,8 @@ TEST_F(Training, TreeReductionGivesTheSameBits) {
   train_alone(alone);
   if (world().rank() != 0) return;
   auto a = metrics_of(together), b = metrics_of(alone);
-  for (std::int64_t step = 1; step <= 8; ++step) EXPECT_EQ(a[step]["loss"], b[step]["loss"]) << step;
+  for (std::int64_t step = 1; step <= 8; ++step)
+    EXPECT_EQ(a[step]["loss"], b[step]["loss"]) << step;
 }
 
 TEST_F(Training, OverfitsAFewSamples) {
@@ -179,8 +181,8 @@ TEST_F(Training, NeverSilentlyAnotherRunOrFromZero) {
 }
 
 TEST_F(Training, KeepsAsManyCheckpointsAsAsked) {
-  const auto c = config("run", {"train.steps=9", "train.checkpoint_every=1", "train.keep=2",
-                                "train.keep_every=4"});
+  const auto c = config(
+      "run", {"train.steps=9", "train.checkpoint_every=1", "train.keep=2", "train.keep_every=4"});
   EXPECT_EQ(code_of(c), Exit::ok);
   if (world().rank() == 0) {
     EXPECT_EQ(list_checkpoints(RunFolder{c.output.dir}.checkpoints()),
@@ -239,10 +241,10 @@ TEST_F(Training, PersistentNaNEndsWith87AfterThreeSkips) {
 }
 
 TEST_F(Training, EveryOptionTogetherStillTrains) {
-  const auto c = config("run", {"train.precision=bf16", "train.reduce=bf16", "train.ema_decay=0.9",
-                                "train.clip=1", "data.pooled=true", "train.schedule=cosine",
-                                "diffusion.prediction=v_prediction", "diffusion.min_snr_gamma=5",
-                                "samples.every=10"});
+  const auto c = config(
+      "run", {"train.precision=bf16", "train.reduce=bf16", "train.ema_decay=0.9", "train.clip=1",
+              "data.pooled=true", "train.schedule=cosine", "diffusion.prediction=v_prediction",
+              "diffusion.min_snr_gamma=5", "samples.every=10"});
   TrainOptions options;
   int previews = 0;
   options.preview = [&](const PreviewRequest& request) {
@@ -269,8 +271,8 @@ TEST_F(Training, MisfitsOfModelAndDataAre78) {
 
 TEST_F(Training, DryRunNamesMemoryAndTime) {
   const auto plan = plan_training(config("run"), world());
-  for (const char* word : {"memory a rank", "optimizer state", "activations", "time in all",
-                           "a checkpoint", "epochs"})
+  for (const char* word :
+       {"memory a rank", "optimizer state", "activations", "time in all", "a checkpoint", "epochs"})
     EXPECT_NE(plan.find(word), std::string::npos) << word << "\n" << plan;
   EXPECT_FALSE(directory_exists(dir_ + "/run"));
 }

@@ -34,11 +34,12 @@ void print_histogram(const std::vector<std::int64_t>& rows) {
 
 int cache_latents(const Arguments& arguments, Communicator& world) {
   namespace po = boost::program_options;
-  Options options("cache latents --vae DIR --index FILE --resolution N --out DIR",
-                  "Encodes every image once: shorter side to N, centre crop, VAE encoder. Runs under "
-                  "mpirun; a killed\nrun continues where it stopped, and the result is the same bytes.",
-                  "mpirun -np 4 strata cache latents --vae sd2/vae --index index.jsonl --resolution 256 "
-                  "--out caches/latents");
+  Options options(
+      "cache latents --vae DIR --index FILE --resolution N --out DIR",
+      "Encodes every image once: shorter side to N, centre crop, VAE encoder. Runs under "
+      "mpirun; a killed\nrun continues where it stopped, and the result is the same bytes.",
+      "mpirun -np 4 strata cache latents --vae sd2/vae --index index.jsonl --resolution 256 "
+      "--out caches/latents");
   options.add()("vae,model", po::value<std::string>(), "folder of the VAE, or of its pipeline")(
       "index", po::value<std::string>(), "index.jsonl of strata index")(
       "out,o", po::value<std::string>(), "the cache's folder")(
@@ -46,8 +47,9 @@ int cache_latents(const Arguments& arguments, Communicator& world) {
       "kind", po::value<std::string>()->default_value("sample"),
       "sample (a draw from the posterior) or mean")(
       "dtype", po::value<std::string>()->default_value("bfloat16"), "bfloat16, float16 or float32")(
-      "resample", po::value<std::string>()->default_value("bilinear"), "bilinear, bicubic or lanczos")(
-      "precision", po::value<std::string>()->default_value("fp32"), "of the encoder: fp32 or bf16")(
+      "resample", po::value<std::string>()->default_value("bilinear"),
+      "bilinear, bicubic or lanczos")("precision", po::value<std::string>()->default_value("fp32"),
+                                      "of the encoder: fp32 or bf16")(
       "seed", po::value<std::uint64_t>()->default_value(17), "of the posterior draws")(
       "batch", po::value<int>()->default_value(8), "images encoded together")(
       "rows-per-shard", po::value<std::int64_t>()->default_value(0), "0: by the dataset's size")(
@@ -72,7 +74,8 @@ int cache_latents(const Arguments& arguments, Communicator& world) {
 
 int cache_verify(const Arguments& arguments) {
   namespace po = boost::program_options;
-  Options options("cache verify DIR...", "Checks every checksum: each shard's hashes, each row's CRC-32C.",
+  Options options("cache verify DIR...",
+                  "Checks every checksum: each shard's hashes, each row's CRC-32C.",
                   "strata cache verify caches/latents caches/text/last");
   options.add()("dir", po::value<std::vector<std::string>>(), "cache folder; may be repeated");
   options.positional("dir", -1);
@@ -90,7 +93,8 @@ int cache_stats(const Arguments& arguments) {
   Options options("cache stats DIR [--json]",
                   "Counts, non-finite values, moments, token-length histogram, bytes.",
                   "strata cache stats caches/text/last --json");
-  options.add()("dir", po::value<std::string>(), "cache folder")("json", toggle(), "JSON to stdout");
+  options.add()("dir", po::value<std::string>(), "cache folder")("json", toggle(),
+                                                                 "JSON to stdout");
   options.positional("dir");
   if (!options.parse(arguments)) return 0;
   const CacheReader cache(options.text("dir"));
@@ -104,7 +108,8 @@ int cache_stats(const Arguments& arguments) {
             name_of(manifest.dtype));
   log::info("  samples {}, tokens {}, bytes {}", stats.count, stats.tokens, stats.bytes);
   log::info("  NaN {}, infinite {}", stats.nan, stats.infinite);
-  log::info("  mean {:.5g}, std {:.5g}, min {:.5g}, max {:.5g}", stats.mean, stats.std, stats.min, stats.max);
+  log::info("  mean {:.5g}, std {:.5g}, min {:.5g}, max {:.5g}", stats.mean, stats.std, stats.min,
+            stats.max);
   print_histogram(stats.token_histogram);
   return 0;
 }

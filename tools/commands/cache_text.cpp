@@ -1,9 +1,9 @@
 // `strata cache text`: captions -> text-embedding caches.
 
-#include "commands/cache.hpp"
-
-#include "commands/options.hpp"
 #include "precompute/cache_text.hpp"
+
+#include "commands/cache.hpp"
+#include "commands/options.hpp"
 
 namespace strata::commands {
 

@@ -1,6 +1,6 @@
 #pragma once
-// One function a sub-command; argv[0] is the sub-command's name. Throw Error to fail; return the exit
-// code otherwise. The MPI commands get the job's communicator.
+// One function a sub-command; argv[0] is the sub-command's name. Throw Error to fail; return the
+// exit code otherwise. The MPI commands get the job's communicator.
 
 #include <string>
 #include <vector>

@@ -1,12 +1,13 @@
 // strata config: show, validate, diff, keys.
 
+#include "train/config.hpp"
+
 #include <cstdio>
 #include <nlohmann/json.hpp>
 
 #include "commands/commands.hpp"
 #include "commands/options.hpp"
 #include "core/log.hpp"
-#include "train/config.hpp"
 
 namespace strata::commands {
 
@@ -52,8 +53,10 @@ int diff(const Arguments& arguments) {
   options.add()("files", po::value<std::vector<std::string>>(), "two TOML files");
   if (!options.positional("files", -1).parse(arguments)) return 0;
   const auto files = options.get<std::vector<std::string>>("files");
-  if (files.size() != 2) fail(Exit::usage, "config diff: two files expected, there are {}", files.size());
-  for (const auto& line : config_differences(load_train_config(files[0]), load_train_config(files[1])))
+  if (files.size() != 2)
+    fail(Exit::usage, "config diff: two files expected, there are {}", files.size());
+  for (const auto& line :
+       config_differences(load_train_config(files[0]), load_train_config(files[1])))
     fmt::print("{}\n", line);
   return 0;
 }
@@ -61,8 +64,12 @@ int diff(const Arguments& arguments) {
 int keys(const Arguments& arguments) {
   Options options("config keys", "Lists every key with its type, default and meaning.",
                   "strata config keys --json");
-  options.add()("json", toggle(), "as a JSON array");
+  options.add()("json", toggle(), "as a JSON array")("markdown", toggle(), "as docs/config.md");
   if (!options.parse(arguments)) return 0;
+  if (options.flag("markdown")) {
+    fmt::print("{}", config_reference());
+    return 0;
+  }
   TrainConfig defaults;
   nlohmann::ordered_json all = nlohmann::ordered_json::array();
   for (const auto& f : describe(defaults)) {
@@ -74,7 +81,7 @@ int keys(const Arguments& arguments) {
                      {"doc", f.doc}});
       continue;
     }
-    fmt::print("{:<28}{:<18}{:<16}{}\n", f.name(), f.type_name(), f.as_toml(), f.doc);
+    fmt::print("{:<28}{:<25}{:<16}{}\n", f.name(), f.type_name(), f.as_toml(), f.doc);
   }
   if (options.flag("json")) fmt::print("{}\n", all.dump(2));
   return 0;
@@ -84,15 +91,17 @@ int keys(const Arguments& arguments) {
 
 int config(const Arguments& arguments, Communicator&) {
   const std::string action = arguments.empty() ? "" : arguments[0];
-  const Arguments rest(arguments.empty() ? arguments.end() : arguments.begin() + 1, arguments.end());
+  const Arguments rest(arguments.empty() ? arguments.end() : arguments.begin() + 1,
+                       arguments.end());
   if (action == "show") return show(rest);
   if (action == "validate") return check(rest);
   if (action == "diff") return diff(rest);
   if (action == "keys") return keys(rest);
   if (action == "--help" || action == "-h") {
-    fmt::print("usage: strata config show|validate|diff|keys [options]\n\n"
-               "Looks at a training config (TOML) without running it.\n\nexample:\n"
-               "  strata config show configs/recipe/sd2-256.toml --set train.lr=2e-4\n");
+    fmt::print(
+        "usage: strata config show|validate|diff|keys [options]\n\n"
+        "Looks at a training config (TOML) without running it.\n\nexample:\n"
+        "  strata config show configs/recipe/sd2-256.toml --set train.lr=2e-4\n");
     return 0;
   }
   fail(Exit::usage, "config: expected show, validate, diff or keys, found '{}'", action);

@@ -24,12 +24,13 @@ DType parse_dtype(const std::string& name) {
 
 int convert(const Arguments& arguments, Communicator& world) {
   namespace po = boost::program_options;
-  Options options("convert --to diffusers|checkpoint --from DIR --out DIR",
-                  "To diffusers: a checkpoint becomes a folder that diffusers opens: unet/ and "
-                  "scheduler/, and with\n--vae and --encoder the other parts of a pipeline. To "
-                  "checkpoint: a diffusers U-Net becomes\nOUT/step-00000000, which sample and inspect "
-                  "read.",
-                  "strata convert --to diffusers --from run/checkpoints/step-00001000 --out exported");
+  Options options(
+      "convert --to diffusers|checkpoint --from DIR --out DIR",
+      "To diffusers: a checkpoint becomes a folder that diffusers opens: unet/ and "
+      "scheduler/, and with\n--vae and --encoder the other parts of a pipeline. To "
+      "checkpoint: a diffusers U-Net becomes\nOUT/step-00000000, which sample and inspect "
+      "read.",
+      "strata convert --to diffusers --from run/checkpoints/step-00001000 --out exported");
   options.add()("to", po::value<std::string>(), "diffusers | checkpoint")(
       "from", po::value<std::string>(),
       "checkpoint or run folder; or a diffusers U-Net or pipeline folder")(

@@ -40,10 +40,11 @@ void check_shapes(const SafetensorsFile& file, int steps) {
 
 int eval_scheduler(const Arguments& arguments) {
   namespace po = boost::program_options;
-  Options options("eval scheduler --model DIR --input IN.safetensors --output OUT.safetensors",
-                  "Runs a sampler over given model outputs and writes its timesteps and trajectory.",
-                  "strata eval scheduler --model sd2/scheduler --sampler ddim --steps 50 "
-                  "--input in.safetensors --output out.safetensors");
+  Options options(
+      "eval scheduler --model DIR --input IN.safetensors --output OUT.safetensors",
+      "Runs a sampler over given model outputs and writes its timesteps and trajectory.",
+      "strata eval scheduler --model sd2/scheduler --sampler ddim --steps 50 "
+      "--input in.safetensors --output out.safetensors");
   add_eval_options(options, "folder with scheduler_config.json, or the pipeline with scheduler/",
                    "safetensors: sample (...) and model_output (steps, ...)",
                    "safetensors to write: timesteps, trajectory");

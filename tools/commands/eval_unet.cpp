@@ -30,10 +30,13 @@ int describe(const std::string& folder) {
   return 0;
 }
 
-Buffer export_gradient(const Parameter& parameter, Tensor memory) {
+void add_gradient(SafetensorsWriter& writer, const Parameter& parameter, Tensor memory) {
+  const std::string name = "grad." + parameter.name;
+  if (parameter.layout == ParamLayout::plain)
+    return writer.add(name, memory.reshape(parameter.shape));
   Buffer file(DType::f32, parameter.shape);
   export_parameter(parameter, file, memory);
-  return file;
+  writer.add(name, std::move(file));
 }
 
 void evaluate(const Options& options, const std::string& folder) {
@@ -58,8 +61,7 @@ void evaluate(const Options& options, const std::string& folder) {
   if (gradients) {
     writer.add("loss", view_of(&loss, {}));
     const ParameterTable& table = unet.parameters();
-    for (ParamId id = 0; id < table.size(); ++id)
-      writer.add("grad." + table[id].name, export_gradient(table[id], (*gradients)[id]));
+    for (ParamId id = 0; id < table.size(); ++id) add_gradient(writer, table[id], (*gradients)[id]);
   }
   writer.write(output);
 }

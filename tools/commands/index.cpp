@@ -13,11 +13,14 @@ int index(const Arguments& arguments, Communicator&) {
   using Texts = std::vector<std::string>;
   Options options(
       "index [--images DIR] [--captions FILE] [INPUT...] --out index.jsonl",
-      "Lists a dataset's samples once and for all: a sample's id is its line. Inputs, in this order:\n"
-      "  a folder with JSON lines     {\"image\" or \"file_name\": ..., \"caption\" or \"text\": ...}\n"
+      "Lists a dataset's samples once and for all: a sample's id is its line. Inputs, in this "
+      "order:\n"
+      "  a folder with JSON lines     {\"image\" or \"file_name\": ..., \"caption\" or \"text\": "
+      "...}\n"
       "  a folder with tar shards     img2dataset / webdataset: KEY.jpg|png|webp + KEY.txt|json\n"
       "  a folder with pictures       KEY.jpg|png|webp + KEY.txt beside it\n"
-      "  a tar shard, a .jsonl file, or a text file of captions (or IMAGE<tab>CAPTION), one a line\n"
+      "  a tar shard, a .jsonl file, or a text file of captions (or IMAGE<tab>CAPTION), one a "
+      "line\n"
       "Every image is decoded once. What cannot be used goes to skipped.jsonl with the reason.",
       "strata index --images photos/ --out index.jsonl");
   options.add()("input,i", po::value<Texts>()->composing(), "an input; may be repeated")(

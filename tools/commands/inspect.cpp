@@ -20,7 +20,9 @@ namespace fs = std::filesystem;
 using Json = nlohmann::ordered_json;
 
 /// Ordered as in the file is not kept by the bounded parser: keys come sorted.
-Json read_document(const std::string& path) { return Json::parse(read_json_file(path).dump()); }
+Json read_document(const std::string& path) {
+  return Json::parse(read_json_file(path).dump());
+}
 
 Json describe_cache(const std::string& dir) {
   const CacheReader cache(dir);
@@ -93,31 +95,39 @@ Json describe(std::string path) {
   while (path.size() > 1 && path.ends_with('/')) path.pop_back();
   if (directory_exists(path)) {
     if (file_exists(path + "/MANIFEST.json"))
-      return {{"what", "checkpoint"}, {"path", path}, {"manifest", read_document(path + "/MANIFEST.json")}};
+      return {{"what", "checkpoint"},
+              {"path", path},
+              {"manifest", read_document(path + "/MANIFEST.json")}};
     if (file_exists(path + "/provenance.json"))
-      return {{"what", "run"}, {"path", path}, {"provenance", read_document(path + "/provenance.json")}};
+      return {{"what", "run"},
+              {"path", path},
+              {"provenance", read_document(path + "/provenance.json")}};
     if (file_exists(path + "/manifest.json")) return describe_cache(path);
     return describe_folder(path);
   }
   if (!file_exists(path)) fail(Exit::data, "{}: no such file or folder", path);
   if (path.ends_with(".safetensors")) return describe_safetensors(path);
   if (path.ends_with(".jsonl")) return describe_index(path);
-  if (path.ends_with(".json")) return {{"what", "json"}, {"path", path}, {"content", read_document(path)}};
+  if (path.ends_with(".json"))
+    return {{"what", "json"}, {"path", path}, {"content", read_document(path)}};
   const fs::path folder = fs::path(path).parent_path();
   if (path.ends_with(".h5") && file_exists((folder / "manifest.json").string()))
     return describe_cache(folder.empty() ? "." : folder.string());
-  fail(Exit::data, "{}: not a cache, index, checkpoint, model folder, safetensors or JSON file", path);
+  fail(Exit::data, "{}: not a cache, index, checkpoint, model folder, safetensors or JSON file",
+       path);
 }
 
 }  // namespace
 
 int inspect(const Arguments& arguments, Communicator&) {
   namespace po = boost::program_options;
-  Options options("inspect PATH [--json]",
-                  "Prints as JSON what a cache, index, checkpoint, run, model folder or safetensors file "
-                  "holds.",
-                  "strata inspect caches/latents");
-  options.add()("path", po::value<std::string>(), "file or folder")("json", toggle(), "on one line");
+  Options options(
+      "inspect PATH [--json]",
+      "Prints as JSON what a cache, index, checkpoint, run, model folder or safetensors file "
+      "holds.",
+      "strata inspect caches/latents");
+  options.add()("path", po::value<std::string>(), "file or folder")("json", toggle(),
+                                                                    "on one line");
   options.positional("path");
   if (!options.parse(arguments)) return 0;
   std::cout << describe(options.text("path")).dump(options.flag("json") ? -1 : 2) << "\n";

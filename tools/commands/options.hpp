@@ -15,7 +15,9 @@ class Options {
  public:
   /// usage: the line after "usage: strata "; example: one full command line.
   Options(std::string usage, std::string about, std::string example)
-      : usage_(std::move(usage)), about_(std::move(about)), example_(std::move(example)),
+      : usage_(std::move(usage)),
+        about_(std::move(about)),
+        example_(std::move(example)),
         description_("options", 100, 60) {
     description_.add_options()("help,h", "show this text");
   }
@@ -32,12 +34,13 @@ class Options {
   bool parse(const std::vector<std::string>& arguments) {
     namespace po = boost::program_options;
     try {
-      po::store(po::command_line_parser(arguments)
-                    .options(description_)
-                    .positional(positional_)
-                    .style(po::command_line_style::unix_style & ~po::command_line_style::allow_guessing)
-                    .run(),
-                values_);
+      po::store(
+          po::command_line_parser(arguments)
+              .options(description_)
+              .positional(positional_)
+              .style(po::command_line_style::unix_style & ~po::command_line_style::allow_guessing)
+              .run(),
+          values_);
       if (values_.count("help") != 0) {
         print_help();
         return false;
@@ -52,7 +55,8 @@ class Options {
   bool has(const std::string& name) const { return values_.count(name) != 0; }
   template <class T>
   const T& get(const std::string& name) const {
-    if (!has(name)) fail(Exit::usage, "option --{} is needed (see strata {} --help)", name, first_words(usage_));
+    if (!has(name))
+      fail(Exit::usage, "option --{} is needed (see strata {} --help)", name, first_words(usage_));
     return values_[name].as<T>();
   }
   const std::string& text(const std::string& name) const { return get<std::string>(name); }
@@ -65,8 +69,9 @@ class Options {
     return usage.substr(0, last + 1);
   }
   void print_help() const {
-    std::cout << "usage: strata " << usage_ << "\n\n" << about_ << "\n\n" << description_
-              << "\nexample:\n  " << example_ << "\n";
+    std::cout << "usage: strata " << usage_ << "\n\n"
+              << about_ << "\n\n"
+              << description_ << "\nexample:\n  " << example_ << "\n";
   }
 
   std::string usage_, about_, example_;

@@ -65,10 +65,11 @@ std::function<void(const PreviewRequest&)> preview_images(const TrainConfig& con
     std::vector<ImageRequest> mine;
     const auto& all = preview->prompts.prompts;
     for (std::size_t i = rank; i < all.size(); i += ranks)
-      mine.push_back({static_cast<std::int64_t>(i), seed + static_cast<std::uint64_t>(all[i].row), 0});
-    const auto images = generate_images(request.exec, request.unet, request.weights,
-                                        preview->sampler, preview->vae, preview->encoded, mine,
-                                        preview->options);
+      mine.push_back(
+          {static_cast<std::int64_t>(i), seed + static_cast<std::uint64_t>(all[i].row), 0});
+    const auto images =
+        generate_images(request.exec, request.unet, request.weights, preview->sampler, preview->vae,
+                        preview->encoded, mine, preview->options);
     for (std::size_t i = 0; i < mine.size(); ++i) {
       const Prompt& prompt = all[mine[i].prompt];
       write_file_atomically(request.dir + "/" + image_file_name(prompt.id, 0),

@@ -30,7 +30,8 @@ void add_options(Options& options) {
       "seed", po::value<std::uint64_t>()->default_value(0), "prompt r has seed + r")(
       "images-per-prompt", po::value<int>()->default_value(1), "images of each prompt")(
       "batch", po::value<int>()->default_value(8), "images at once on a rank")(
-      "size", po::value<int>()->default_value(0), "pixels a side (default: the U-Net's sample size)")(
+      "size", po::value<int>()->default_value(0),
+      "pixels a side (default: the U-Net's sample size)")(
       "text-field", po::value<std::string>()->default_value("prompt"), "prompt | upsampled")(
       "strategy", po::value<std::string>(), "text strategy (default: the checkpoint's, else last)")(
       "attention", po::value<std::string>(), "auto | causal | bidirectional")(
@@ -102,11 +103,12 @@ TextSettings text_settings(const Options& options, const Denoiser& denoiser) {
 }  // namespace
 
 int sample(const Arguments& arguments, Communicator& world) {
-  Options options("sample --checkpoint DIR|--unet DIR --encoder DIR --vae DIR --prompts FILE --out DIR",
-                  "Makes the images of a prompt set. A prompt's image is the same whatever the ranks; "
-                  "a stopped job\ncontinues where it was.",
-                  "mpirun -np 2 strata sample --checkpoint run --encoder llm --vae vae "
-                  "--prompts prompts.jsonl --out images --cfg 7.0");
+  Options options(
+      "sample --checkpoint DIR|--unet DIR --encoder DIR --vae DIR --prompts FILE --out DIR",
+      "Makes the images of a prompt set. A prompt's image is the same whatever the ranks; "
+      "a stopped job\ncontinues where it was.",
+      "mpirun -np 2 strata sample --checkpoint run --encoder llm --vae vae "
+      "--prompts prompts.jsonl --out images --cfg 7.0");
   add_options(options);
   if (!options.parse(arguments)) return 0;
   if (options.has("checkpoint") == options.has("unet"))
@@ -125,13 +127,13 @@ int sample(const Arguments& arguments, Communicator& world) {
   folder.checkpoint = denoiser.hash;
   Exec exec;
   const Vae vae = Vae::load(options.has("vae") ? options.text("vae") : model);
-  const auto encoder = TextEncoder::load(exec, options.has("encoder") ? options.text("encoder") : model);
+  const auto encoder =
+      TextEncoder::load(exec, options.has("encoder") ? options.text("encoder") : model);
   const UNet unet(denoiser.config);
   const Weights weights(unet.parameters(), denoiser.flat);
 
-  GenerateOptions generate{.steps = folder.steps,
-                           .sampler = sampler_kind(folder.sampler),
-                           .batch = folder.batch};
+  GenerateOptions generate{
+      .steps = folder.steps, .sampler = sampler_kind(folder.sampler), .batch = folder.batch};
   const int size = options.get<int>("size"), factor = vae.downsample_factor();
   if (size < 0 || size % factor != 0)
     fail(Exit::usage, "--size {}: not a multiple of the VAE's {}", size, factor);

@@ -1,13 +1,12 @@
 // `strata score`: images + prompts -> a score an image.
 
-#include "evaluate/scores.hpp"
-
 #include <nlohmann/json.hpp>
 
 #include "commands/commands.hpp"
 #include "commands/options.hpp"
 #include "core/file.hpp"
 #include "core/log.hpp"
+#include "evaluate/scores.hpp"
 #include "evaluate/summary.hpp"
 
 namespace strata::commands {

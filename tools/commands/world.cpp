@@ -1,9 +1,8 @@
 // `strata world`: the miniature study's pictures, captions and prompts.
 
-#include "evaluate/world_export.hpp"
-
 #include "commands/commands.hpp"
 #include "commands/options.hpp"
+#include "evaluate/world_export.hpp"
 
 namespace strata::commands {
 
@@ -52,9 +51,12 @@ int render(const Arguments& arguments) {
   const std::string& format = options.text("format");
   const auto per_shard = options.get<std::int64_t>("per-shard");
   if (per_shard < 1) fail(Exit::usage, "--per-shard {}", per_shard);
-  if (format == "folder") world::write_folder(draw, options.text("out"));
-  else if (format == "tar") world::write_shards(draw, options.text("out"), per_shard);
-  else fail(Exit::usage, "--format {}: neither folder nor tar", format);
+  if (format == "folder")
+    world::write_folder(draw, options.text("out"));
+  else if (format == "tar")
+    world::write_shards(draw, options.text("out"), per_shard);
+  else
+    fail(Exit::usage, "--format {}: neither folder nor tar", format);
   return 0;
 }
 

@@ -117,7 +117,7 @@ def clip():
                               normalizers.Lowercase()]),
         special=["<s>", "</s>"], end_of_word_suffix="</w>", unk_token="</s>")
     tokenizer.post_processor = processors.RobertaProcessing(
-        sep=("</s>", tokenizer.token_to_id("</s>")), cls=("<s>", tokenizer.token_to_id("<s>")),
+        sep=("</s>", tokenizer.token_to_id("</s>")), cls_token=("<s>", tokenizer.token_to_id("<s>")),
         add_prefix_space=False)
     return tokenizer
 

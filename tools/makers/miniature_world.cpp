@@ -1,13 +1,13 @@
 // The makers' window on the world. `dump SEED N OUT [any]` writes OUT.rgb (N x 32 x 32 x 3 bytes),
 // OUT.txt (captions) and OUT.skill, a line a scene, `any` with random backgrounds;
 // `score RGB CAPTIONS` prints "fraction all_hold", a line a picture.
-#include "evaluate/world.hpp"
-
 #include <exception>
 #include <fstream>
 #include <iostream>
 #include <stdexcept>
 #include <string>
+
+#include "evaluate/world.hpp"
 
 namespace world = strata::world;
 

@@ -5,8 +5,8 @@
   strata convert --to diffusers --from RUN/checkpoints/step-00000003 --out after
   python tools/makers/replay_step.py --run RUN --before unet-at-step-0/ --after after/unet
 
---before is the diffusers folder the run started from (model.init), --after the exported checkpoint
-behind the last dumped step. Each step's loss is computed from the dumped noisy latents, timesteps and
+--before is the diffusers folder the run started from: model.init, or the exported checkpoint that
+`--set train.steps=0` writes; --after the exported checkpoint behind the last dumped step. Each step's loss is computed from the dumped noisy latents, timesteps and
 text, and must agree within 1e-5; noise and noisy latents must fit the schedule; torch.optim.AdamW then
 makes the update, and the sum of all updates must agree within a relative L2 of 1e-4. Exit 1 otherwise.
 

@@ -1,0 +1,98 @@
+#include <gtest/gtest.h>
+#include <unistd.h>
+
+#include <cmath>
+#include <filesystem>
+
+#include "core/error.hpp"
+#include "core/file.hpp"
+#include "core/safetensors.hpp"
+#include "evaluate/export_pipeline.hpp"
+#include "model/diffusers_folder.hpp"
+#include "model/unet.hpp"
+#include "model/weights.hpp"
+
+namespace strata {
+namespace {
+
+namespace fs = std::filesystem;
+
+class Export : public ::testing::Test {
+ protected:
+  Export()
+      : dir_((fs::temp_directory_path() / ("strata-export-" + std::to_string(::getpid())))
+                 .string()) {
+    fs::create_directories(dir_);
+    denoiser_.config =
+        UNetConfig::from_json_file(STRATA_SOURCE_DIR "/configs/miniature/unet/config.json");
+    const UNet unet(denoiser_.config);
+    denoiser_.flat = Buffer(DType::f32, {unet.parameters().numel()});
+    initialize(unet.parameters(), denoiser_.flat, 9);
+    denoiser_.hash = "made here";
+    denoiser_.text = TextSettings{"layer:2", "causal", 40, true};
+  }
+  ~Export() override { fs::remove_all(dir_); }
+
+  // Largest difference relative to the larger of |value| and `floor`.
+  double difference(const Buffer& other, double floor) const {
+    double worst = 0;
+    const std::int64_t n = denoiser_.flat.tensor().numel();
+    EXPECT_EQ(other.tensor().numel(), n);
+    for (std::int64_t i = 0; i < n; ++i) {
+      const double a = denoiser_.flat.as<float>()[i], b = other.as<float>()[i];
+      worst = std::max(worst, std::abs(a - b) / std::max(std::abs(a), floor));
+    }
+    return worst;
+  }
+
+  std::string dir_;
+  Denoiser denoiser_;
+};
+
+TEST_F(Export, DiffusersFolderKeepsEveryWeight) {
+  export_pipeline(denoiser_, {.out = dir_ + "/f32"});
+  EXPECT_EQ(difference(read_unet_folder(dir_ + "/f32").flat, 1e-30), 0);
+  const SafetensorsFolder file(dir_ + "/f32/unet", "diffusion_pytorch_model");
+  const Buffer bias = file.read_f32("encoder_hid_proj.bias");
+  ASSERT_EQ(bias.tensor().numel(), denoiser_.config.cross_attention_dim);
+  for (std::int64_t i = 0; i < bias.tensor().numel(); ++i) EXPECT_EQ(bias.as<float>()[i], 0);
+  const auto sampler = SamplerConfig::from_json_file(dir_ + "/f32", SamplerKind::ddim);
+  EXPECT_EQ(sampler.to_json(), denoiser_.sampler.to_json());
+}
+
+// Half of a last place: 2^-9 for bf16; 2^-12 for f16, whose subnormals end at 2^-14.
+TEST_F(Export, NarrowTypesRoundToNearest) {
+  export_pipeline(denoiser_, {.out = dir_ + "/bf16", .dtype = DType::bf16});
+  EXPECT_LE(difference(read_unet_folder(dir_ + "/bf16").flat, 1e-30), 0x1p-8 * 0.5);
+  export_pipeline(denoiser_, {.out = dir_ + "/f16", .dtype = DType::f16});
+  EXPECT_LE(difference(read_unet_folder(dir_ + "/f16").flat, 0x1p-14), 0x1p-11);
+}
+
+TEST_F(Export, CheckpointRoundTrip) {
+  const auto alone = local_communicator();
+  const std::string checkpoint = export_checkpoint(*alone, denoiser_, dir_ + "/checkpoints");
+  const Denoiser again = load_denoiser(checkpoint, DType::f32, WeightKind::automatic);
+  EXPECT_EQ(difference(again.flat, 1e-30), 0);
+  EXPECT_EQ(again.config.to_json(), denoiser_.config.to_json());
+  EXPECT_EQ(again.sampler.to_json(), denoiser_.sampler.to_json());
+  ASSERT_TRUE(again.text);
+  EXPECT_EQ(again.text->strategy, "layer:2");
+  EXPECT_EQ(again.text->attention, "causal");
+  EXPECT_EQ(again.text->max_tokens, 40);
+  EXPECT_TRUE(again.text->pooled);
+  EXPECT_THROW(load_denoiser(checkpoint, DType::f32, WeightKind::ema), Error);
+}
+
+TEST_F(Export, NothingIsOverwritten) {
+  export_pipeline(denoiser_, {.out = dir_ + "/once"});
+  try {
+    export_pipeline(denoiser_, {.out = dir_ + "/once"});
+    FAIL() << "accepted";
+  } catch (const Error& error) {
+    EXPECT_EQ(error.code(), Exit::cannot_create);
+  }
+  EXPECT_THROW(load_denoiser(dir_, DType::f32, WeightKind::automatic), Error);
+}
+
+}  // namespace
+}  // namespace strata

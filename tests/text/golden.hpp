@@ -1,0 +1,19 @@
+#pragma once
+// tests/golden/text/, made by tools/makers/goldens_text.py.
+
+#include <nlohmann/json.hpp>
+#include <string>
+
+#include "core/json.hpp"
+
+namespace strata {
+
+inline std::string golden_path(const std::string& name) {
+  return std::string(STRATA_SOURCE_DIR) + "/tests/golden/text/" + name;
+}
+
+inline nlohmann::json golden_json(const std::string& name) {
+  return read_json_file(golden_path(name));
+}
+
+}  // namespace strata
