@@ -1,13 +1,13 @@
 // index, cache latents|verify|stats and inspect as a user runs them: exit codes and last lines.
 
+#include <fmt/format.h>
 #include <gtest/gtest.h>
 #include <sys/wait.h>
 
-#include <cstdio>
 #include <fstream>
 #include <sstream>
 
-#include "latents_fixture.hpp"
+#include "core/file.hpp"
 #include "tests/data/temporary_folder.hpp"
 
 namespace strata {

@@ -8,6 +8,7 @@
 #include <chrono>
 #include <filesystem>
 #include <fstream>
+#include <random>
 
 #include "core/error.hpp"
 #include "core/file.hpp"
@@ -187,6 +188,27 @@ TEST_F(TokenizerFile, RefusesUnsoundJson) {
   EXPECT_THROW(Tokenizer::load(dir_), Error);
 }
 
+TEST_F(TokenizerFile, SurvivesDamage) {
+  const std::string good = document_.dump();
+  std::mt19937 random(17);
+  for (int round = 0; round < 200; ++round) {
+    std::string bytes = good;
+    for (int change = 0; change <= round % 3; ++change) {
+      const std::size_t at = random() % bytes.size();
+      if (random() % 2 == 0)
+        bytes[at] = static_cast<char>(random());
+      else
+        bytes.erase(at, 1 + random() % 16);
+    }
+    put("tokenizer.json", bytes);
+    try {
+      Tokenizer::load(dir_).encode("a red <s> circle \xF0\x9F\x99\x82");
+    } catch (const Error& error) {
+      EXPECT_EQ(error.code(), Exit::data) << error.what();
+    }
+  }
+}
+
 TEST_F(TokenizerFile, AddsTheConfiguredBeginAndEnd) {
   const Ids plain = load().encode("red", false);
   const auto with = [&](const char* config) {
@@ -202,10 +224,9 @@ TEST_F(TokenizerFile, AddsTheConfiguredBeginAndEnd) {
   EXPECT_EQ(with(R"({"add_eos_token": true, "eos_token": {"content": "</s>"}})"), both);
   EXPECT_EQ(with(R"({"add_eos_token": false, "eos_token": "</s>"})"), begin);
   document_["post_processor"] = nullptr;
-  EXPECT_EQ(
-      with(
-          R"({"add_bos_token": true, "bos_token": "<s>", "add_eos_token": true, "eos_token": "</s>"})"),
-      both);
+  put("tokenizer_config.json", R"({"add_bos_token": true, "bos_token": "<s>",
+                                   "add_eos_token": true, "eos_token": "</s>"})");
+  EXPECT_EQ(load().encode("red"), both);
   put("tokenizer_config.json", R"({"add_eos_token": true, "eos_token": "absent"})");
   expect_refused("absent");
   put("tokenizer_config.json", R"({"add_eos_token": true})");

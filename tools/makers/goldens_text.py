@@ -4,6 +4,7 @@
     tools/makers/goldens_text.py tests/golden/text
 
 Made with tokenizers 0.23.3, transformers 5.23.0, torch 2.15.0 (CPU). Tests never run this script.
+`tokenizers` numbers an alphabet with a word suffix at random: clip/ differs from run to run.
 """
 import copy
 import json
@@ -12,8 +13,8 @@ import sys
 
 import torch
 from safetensors.torch import save_file
-from tokenizers import (AddedToken, Regex, Tokenizer, models, normalizers, pre_tokenizers, processors,
-                        trainers)
+from tokenizers import (AddedToken, Regex, Tokenizer, models, normalizers, pre_tokenizers,
+                        processors, trainers)
 from transformers import LlamaConfig, LlamaModel
 
 LLAMA_SPLIT = (r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
@@ -34,27 +35,36 @@ std::vector<int> x = {1, 2, 3}; // comment\tand tabs   and spaces
 """.splitlines() * 4
 
 HARD = [
-    "", " ", "  ", "   a", "a   ", "a  b   c", "\t", "\ttabs\t\there", "\r", "ends with CR\r", "a\rb", "\x00",
-    "nul\x00inside", "\x01\x02\x1f\x7f", "hello world", "Hello World", "HELLO WORLD", " hello", "don't", "DON'T",
-    "I'll we've they're it's I'm he'd", "it\u2019s", "x'S y'T z'LL \u017f '\u017f", "1", "12", "123", "1234",
-    "1234567890", "3.14159", "1,000,000", "x1y22z333", "\u0664\u0662", "\u00bd \u00b2 \u2167 \u3007", "a.b.c...",
-    "!!!???", "(a)[b]{c}<d>", "end.\n".strip(), "$100 & 50%", "@user #tag", "https://example.org/a?b=c&d=%20",
-    "snake_case camelCase kebab-case", "caf\u00e9", "cafe\u0301", "\u00c5 \u212b A\u030a", "\ufb01 \ufb03 \u00df \u1e9e",
-    "\uac00 \u1100\u1161 \uac01 \u1100\u1161\u11a8", "\u0958 \u0915\u093c", "a\u0301\u0301\u0301", "\u0344 \u2126 \u1e69",
-    "q\u0307\u0323 q\u0323\u0307", "\u0130\u0131 I\u0307", "\u03a3\u03af\u03c3\u03c5\u03c6\u03bf\u03c2 \u039f\u03a3",
-    "красный круг", "КРАСНЫЙ", "ёлка е\u0308лка", "红色的圆圈", "日本語のテキスト", "ｶﾞ ガ カ\u3099", "한국어 텍스트",
-    "مرحبا بالعالم", "مَرْحَبًا", "שָׁלוֹם עולם", "नमस्ते दुनिया", "สวัสดีชาวโลก", "ကမ္ဘာ", "ግዕዝ", "ᏣᎳᎩ", "ᚠᛇᚻ", "𐍈 𝔘𝔫𝔦 𝟘𝟙",
-    "🙂", "😀😀", "👩‍👩‍👧‍👦", "🇩🇪🇫🇷", "👍🏽", "❤️ ❤", "#️⃣ 1️⃣", "a🙂b", "\u200b zero\u200bwidth", "\u200d \u200c \u2060",
-    "\ufeffbom", "\u00a0nbsp\u00a0", "\u3000ideographic\u3000space", "\u2003em\u2009thin", "\u180emongolian", "\u1680ogham\u1680",
-    "\u2028line\u2029para", "\u0085nel\u0085x", "\u000bvt\u000cff", "\u00ad soft\u00adhyphen", "\u202eRTL\u202c", "\ufffd",
-    "\U0010ffff \U000e0001 \ue000", "<s>", "</s>", "<s>a</s>", "x <s> y", "<s", "s>", "<<s>>", "<|image|>", " <|image|> ",
-    "a<|image|>b", "a <|image|>  b", "<|IMAGE|>", "MASK", "UNMASKED MASK,MASK MASKS _MASK_ MASK", "caf\u00e9MASK", "MASK\u00e9",
-    "  MASK  ", "Strip me", "a   Strip   b", "Strip Strip", "trim", " trim ", "trimtrim", "N\u00e9e", "ne\u0301e", "n\u00e9e N\u00c9E",
-    "word " * 40, "a" * 300, "ab" * 200, "\u00e9" * 120, "e\u0301" * 60, "🙂" * 50, " " * 70 + "x", "x" + " " * 70, "\t \t \t" * 10,
-    "Donaudampfschifffahrtselektrizitätenhauptbetriebswerkbauunterbeamtengesellschaft", "aaaaaaaaaaaaaaaaabaaaaaaaaaaab",
-    "the the the thethethe", "\u0300\u0301 leading marks", "a\u0300b\u0301c\u0302", "''''''''", "' 's 't", "--- *** ___ ===",
-    "std::vector<int> x = {1, 2, 3}; // comment", "\\n\\t\\u0041", "\"quoted\" `ticks` \u201ccurly\u201d \u00abguillemets\u00bb",
-    "line one\r\rline two", "a\u0345 \u1f80 \u03b1\u0345", "\u01c5 \u01c4 \u01c6", "x\u00b2+y\u00b2=z\u00b2", "\u4e2d1\u6587a b2", "0x1F600", "e\u0301\u0302 \u1ebf",
+    "", " ", "  ", "   a", "a   ", "a  b   c", "\t", "\ttabs\t\there", "\r", "ends with CR\r",
+    "a\rb", "\x00", "nul\x00inside", "\x01\x02\x1f\x7f", "hello world", "Hello World",
+    "HELLO WORLD", " hello", "don't", "DON'T", "I'll we've they're it's I'm he'd", "it\u2019s",
+    "x'S y'T z'LL \u017f '\u017f", "1", "12", "123", "1234", "1234567890", "3.14159", "1,000,000",
+    "x1y22z333", "\u0664\u0662", "\u00bd \u00b2 \u2167 \u3007", "a.b.c...", "!!!???",
+    "(a)[b]{c}<d>", "end.\n".strip(), "$100 & 50%", "@user #tag", "https://example.org/a?b=c&d=%20",
+    "snake_case camelCase kebab-case", "caf\u00e9", "cafe\u0301", "\u00c5 \u212b A\u030a",
+    "\ufb01 \ufb03 \u00df \u1e9e", "\uac00 \u1100\u1161 \uac01 \u1100\u1161\u11a8",
+    "\u0958 \u0915\u093c", "a\u0301\u0301\u0301", "\u0344 \u2126 \u1e69",
+    "q\u0307\u0323 q\u0323\u0307", "\u0130\u0131 I\u0307",
+    "\u03a3\u03af\u03c3\u03c5\u03c6\u03bf\u03c2 \u039f\u03a3", "красный круг", "КРАСНЫЙ",
+    "ёлка е\u0308лка", "红色的圆圈", "日本語のテキスト", "ｶﾞ ガ カ\u3099", "한국어 텍스트", "مرحبا بالعالم", "مَرْحَبًا",
+    "שָׁלוֹם עולם", "नमस्ते दुनिया", "สวัสดีชาวโลก", "ကမ္ဘာ", "ግዕዝ", "ᏣᎳᎩ", "ᚠᛇᚻ", "𐍈 𝔘𝔫𝔦 𝟘𝟙", "🙂",
+    "😀😀", "👩‍👩‍👧‍👦", "🇩🇪🇫🇷", "👍🏽", "❤️ ❤", "#️⃣ 1️⃣", "a🙂b", "\u200b zero\u200bwidth",
+    "\u200d \u200c \u2060", "\ufeffbom", "\u00a0nbsp\u00a0", "\u3000ideographic\u3000space",
+    "\u2003em\u2009thin", "\u180emongolian", "\u1680ogham\u1680", "\u2028line\u2029para",
+    "\u0085nel\u0085x", "\u000bvt\u000cff", "\u00ad soft\u00adhyphen", "\u202eRTL\u202c", "\ufffd",
+    "\U0010ffff \U000e0001 \ue000", "<s>", "</s>", "<s>a</s>", "x <s> y", "<s", "s>", "<<s>>",
+    "<|image|>", " <|image|> ", "a<|image|>b", "a <|image|>  b", "<|IMAGE|>", "MASK",
+    "UNMASKED MASK,MASK MASKS _MASK_ MASK", "caf\u00e9MASK", "MASK\u00e9", "  MASK  ", "Strip me",
+    "a   Strip   b", "Strip Strip", "trim", " trim ", "trimtrim", "N\u00e9e", "ne\u0301e",
+    "n\u00e9e N\u00c9E", "word " * 40, "a" * 300, "ab" * 200, "\u00e9" * 120, "e\u0301" * 60,
+    "🙂" * 50, " " * 70 + "x", "x" + " " * 70, "\t \t \t" * 10,
+    "Donaudampfschifffahrtselektrizitätenhauptbetriebswerkbauunterbeamtengesellschaft",
+    "aaaaaaaaaaaaaaaaabaaaaaaaaaaab", "the the the thethethe", "\u0300\u0301 leading marks",
+    "a\u0300b\u0301c\u0302", "''''''''", "' 's 't", "--- *** ___ ===",
+    "std::vector<int> x = {1, 2, 3}; // comment", "\\n\\t\\u0041",
+    "\"quoted\" `ticks` \u201ccurly\u201d \u00abguillemets\u00bb", "line one\r\rline two",
+    "a\u0345 \u1f80 \u03b1\u0345", "\u01c5 \u01c4 \u01c6", "x\u00b2+y\u00b2=z\u00b2",
+    "\u4e2d1\u6587a b2", "0x1F600", "e\u0301\u0302 \u1ebf",
 ]
 
 
@@ -79,10 +89,12 @@ def llama3():
     """Split + ByteLevel, ignore_merges, a template, added tokens of every kind."""
     tokenizer = byte_level_bpe(450, pre_tokenizers.Sequence([
         pre_tokenizers.Split(Regex(LLAMA_SPLIT), "isolated"),
-        pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]), special=["<s>", "</s>"])
+        pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]),
+        special=["<s>", "</s>"])
     tokenizer.add_special_tokens([AddedToken("<|image|>", rstrip=True, special=True)])
-    tokenizer.add_tokens([AddedToken("MASK", single_word=True), AddedToken("Strip", lstrip=True, rstrip=True),
-                          AddedToken("trim", lstrip=True, normalized=False), "<s"])
+    tokenizer.add_tokens([
+        AddedToken("MASK", single_word=True), AddedToken("Strip", lstrip=True, rstrip=True),
+        AddedToken("trim", lstrip=True, normalized=False), "<s"])
     tokenizer.post_processor = processors.Sequence([
         processors.ByteLevel(trim_offsets=False), template(tokenizer, "<s> $A", ["<s>"])])
     description = json.loads(tokenizer.to_str())
@@ -103,7 +115,8 @@ def qwen2():
     tokenizer = byte_level_bpe(420, pre_tokenizers.Sequence([
         pre_tokenizers.Split(Regex(LLAMA_SPLIT.replace("{1,3}", "")), "isolated"),
         pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]), normalizers.NFC())
-    tokenizer.add_tokens([AddedToken("ne\u0301e", normalized=True), AddedToken("MASK", normalized=True)])
+    tokenizer.add_tokens([AddedToken("ne\u0301e", normalized=True),
+                          AddedToken("MASK", normalized=True)])
     tokenizer.add_special_tokens(["<s>", "</s>"])
     return tokenizer
 
@@ -111,27 +124,30 @@ def qwen2():
 def clip():
     """Lower case, collapsed space, an end-of-word suffix, Roberta's template."""
     tokenizer = byte_level_bpe(
-        700, pre_tokenizers.Sequence([pre_tokenizers.Split(Regex(CLIP_SPLIT), "removed", invert=True),
-                                      pre_tokenizers.ByteLevel(add_prefix_space=False)]),
+        700, pre_tokenizers.Sequence([
+            pre_tokenizers.Split(Regex(CLIP_SPLIT), "removed", invert=True),
+            pre_tokenizers.ByteLevel(add_prefix_space=False)]),
         normalizers.Sequence([normalizers.NFC(), normalizers.Replace(Regex(r"\s+"), " "),
                               normalizers.Lowercase()]),
         special=["<s>", "</s>"], end_of_word_suffix="</w>", unk_token="</s>")
     tokenizer.post_processor = processors.RobertaProcessing(
-        sep=("</s>", tokenizer.token_to_id("</s>")), cls_token=("<s>", tokenizer.token_to_id("<s>")),
-        add_prefix_space=False)
+        sep=("</s>", tokenizer.token_to_id("</s>")),
+        cls_token=("<s>", tokenizer.token_to_id("<s>")), add_prefix_space=False)
     return tokenizer
 
 
 def mistral():
-    """Prepend and Replace, byte fallback, fused unknowns, merges of characters; no pre-tokenizer."""
+    """Prepend and Replace, byte fallback, fused unknowns; no pre-tokenizer."""
     vocab = {"<unk>": 0, "<s>": 1, "</s>": 2}
     for byte in range(0, 256, 1):
         if byte < 0xf0:  # 4-byte characters have no bytes to fall back to
             vocab[f"<0x{byte:02X}>"] = len(vocab)
     trained = Tokenizer(models.BPE())
-    trained.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    trained.normalizer = normalizers.Sequence([normalizers.Prepend("▁"),
+                                               normalizers.Replace(" ", "▁")])
     trained.pre_tokenizer = pre_tokenizers.Split("▁", "merged_with_next")
-    trained.train_from_iterator(CORPUS[:5], trainers.BpeTrainer(vocab_size=220, show_progress=False))
+    trained.train_from_iterator(CORPUS[:5],
+                                trainers.BpeTrainer(vocab_size=220, show_progress=False))
     source = json.loads(trained.to_str())["model"]
     for token in sorted(source["vocab"], key=source["vocab"].get):
         vocab.setdefault(token, len(vocab))
@@ -158,11 +174,14 @@ def gemma():
 
 def splits():
     """Each remaining split behaviour, and digits."""
-    steps = [{"type": "Split", "pattern": {"Regex": r"[aeiou]"}, "behavior": behaviour, "invert": invert}
+    steps = [{"type": "Split", "pattern": {"Regex": r"[aeiou]"}, "behavior": behaviour,
+              "invert": invert}
              for behaviour, invert in (("MergedWithPrevious", False), ("MergedWithNext", False),
-                                       ("Contiguous", False), ("Contiguous", True), ("MergedWithNext", True))]
+                                       ("Contiguous", False), ("Contiguous", True),
+                                       ("MergedWithNext", True))]
     description = json.loads(gpt2().to_str())
-    byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
+    byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True,
+                  "use_regex": False}
     for i, step in enumerate(steps):
         one = copy.deepcopy(description)
         one["pre_tokenizer"] = {"type": "Sequence", "pretokenizers": [
@@ -170,16 +189,19 @@ def splits():
         yield f"split{i}", one
 
 
+def compact(tokenizer):
+    """The tokenizer.json of a tokenizer or of its description, on one line."""
+    description = tokenizer if isinstance(tokenizer, dict) else json.loads(tokenizer.to_str())
+    return json.dumps(description, ensure_ascii=False, separators=(",", ":"))
+
+
 def write_tokenizers(out):
     """One file a tokenizer, with the ids of every hard line, with and without special tokens."""
-    kinds = {"llama3": llama3(), "gpt2": gpt2(), "qwen2": qwen2(), "clip": clip(), "mistral": mistral(),
-             "gemma": gemma(), **dict(splits())}
+    kinds = {"llama3": llama3(), "gpt2": gpt2(), "qwen2": qwen2(), "clip": clip(),
+             "mistral": mistral(), "gemma": gemma(), **dict(splits())}
     (out / "lines.json").write_text(json.dumps(HARD, ensure_ascii=True, indent=0) + "\n")
     for name, tokenizer in kinds.items():
-        if isinstance(tokenizer, dict):
-            text = json.dumps(tokenizer, ensure_ascii=False, separators=(",", ":"))
-        else:
-            text = json.dumps(json.loads(tokenizer.to_str()), ensure_ascii=False, separators=(",", ":"))
+        text = compact(tokenizer)
         oracle = Tokenizer.from_str(text)
         folder = out / name
         folder.mkdir(exist_ok=True)
@@ -190,32 +212,35 @@ def write_tokenizers(out):
 
 
 def write_llama(out):
-    """A random Llama with grouped queries: every hidden state of ragged captions, f32; bf16's error."""
+    """A random Llama with grouped queries: every hidden state of ragged captions; bf16's error."""
     folder = out / "llama"
     folder.mkdir(exist_ok=True)
     tokenizer = llama3()
     torch.manual_seed(17)
-    config = LlamaConfig(vocab_size=tokenizer.get_vocab_size(), hidden_size=48, intermediate_size=112,
-                         num_hidden_layers=4, num_attention_heads=6, num_key_value_heads=2, head_dim=16,
+    config = LlamaConfig(vocab_size=tokenizer.get_vocab_size(), hidden_size=48,
+                         intermediate_size=112, num_hidden_layers=4, num_attention_heads=6,
+                         num_key_value_heads=2, head_dim=16,
                          max_position_embeddings=512, rms_norm_eps=1e-5,
                          rope_parameters={"rope_type": "default", "rope_theta": 5000.0})
     model = LlamaModel(config).eval()
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            scale = 0.3 if "norm" in name else 0.6 if "embed" in name else 1.2 / parameter.shape[1] ** 0.5
+            width = parameter.shape[-1]
+            scale = 0.3 if "norm" in name else 0.6 if "embed" in name else 1.2 / width ** 0.5
             parameter.copy_(torch.randn_like(parameter) * scale + ("norm" in name))
-            parameter.copy_(parameter.bfloat16().float())  # so that bf16 weights are the same weights
+            parameter.copy_(parameter.bfloat16().float())  # bf16 weights are the same weights
     save_file({"model." + k: v.bfloat16().contiguous() for k, v in model.state_dict().items()},
               folder / "model.safetensors", metadata={"format": "pt"})
     description = json.loads(config.to_json_string(use_diff=False))
-    keep = ("model_type", "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "head_dim",
-            "num_attention_heads", "num_key_value_heads", "rms_norm_eps", "hidden_act", "attention_bias",
-            "mlp_bias", "rope_parameters")
-    (folder / "config.json").write_text(json.dumps({k: description[k] for k in keep}, indent=1) + "\n")
-    (folder / "tokenizer.json").write_text(
-        json.dumps(json.loads(tokenizer.to_str()), ensure_ascii=False, separators=(",", ":")))
+    keep = ("model_type", "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers",
+            "head_dim", "num_attention_heads", "num_key_value_heads", "rms_norm_eps", "hidden_act",
+            "attention_bias", "mlp_bias", "rope_parameters")
+    kept = {key: description[key] for key in keep}
+    (folder / "config.json").write_text(json.dumps(kept, indent=1) + "\n")
+    (folder / "tokenizer.json").write_text(compact(tokenizer))
 
-    captions = ["a photo of a red circle", "", "x", "two green triangles and three yellow circles " * 4,
+    captions = ["a photo of a red circle", "", "x",
+                "two green triangles and three yellow circles " * 4,
                 "红色的圆圈 🙂", "the large dog is not next to the small cat"]
     (folder / "captions.txt").write_text("\n".join(captions) + "\n")
     ids = [tokenizer.encode(caption).ids for caption in captions]
@@ -227,16 +252,16 @@ def write_llama(out):
             layers.append(torch.cat(model(rows, output_hidden_states=True).hidden_states))
             rough.append(torch.cat(half(rows, output_hidden_states=True).hidden_states).float())
             everywhere = torch.zeros(1, 1, len(row), len(row))
-            bidirectional.append(torch.cat(
-                model(rows, attention_mask=everywhere, output_hidden_states=True).hidden_states)[-1:])
+            bidirectional.append(model(rows, attention_mask=everywhere).last_hidden_state)
     layers, rough = torch.cat(layers, 1), torch.cat(rough, 1)
     offsets = torch.tensor([0] + [len(row) for row in ids]).cumsum(0)
     normed = torch.nn.functional.layer_norm(layers, layers.shape[-1:], eps=1e-5)
-    save_file({"input_ids": torch.tensor(sum(ids, [])), "offsets": offsets, "layers": layers.contiguous(),
-               "avg": layers.mean(0), "norm_avg": normed.mean(0), "pooled": layers[-1][offsets[1:] - 1],
+    rough_error = (rough - layers).flatten(1).norm(dim=1) / layers.flatten(1).norm(dim=1)
+    save_file({"input_ids": torch.tensor(sum(ids, [])), "offsets": offsets,
+               "layers": layers.contiguous(), "avg": layers.mean(0), "norm_avg": normed.mean(0),
+               "pooled": layers[-1][offsets[1:] - 1],
                "bidirectional_last": torch.cat(bidirectional, 1)[0].contiguous(),
-               "bf16_error": (rough - layers).flatten(1).norm(dim=1) / layers.flatten(1).norm(dim=1)},
-              folder / "states.safetensors")
+               "bf16_error": rough_error}, folder / "states.safetensors")
 
 
 def main():
