@@ -69,11 +69,12 @@ std::string Progress::line(std::int64_t done, const std::string& extra) const {
 }
 
 void Progress::update(std::int64_t done, const std::string& extra) {
-  if (first_ < 0) first_ = done == total_ ? 0 : last_done_;
+  const auto now = std::chrono::steady_clock::now();
+  // What is reported at once was done before: a job that goes on where another stopped.
+  if (first_ < 0) first_ = done != total_ && seconds_between(start_, now) < 0.2 ? done : 0;
   last_done_ = done;
   // The end is shown once, by finish.
   if (off_ || done == total_) return;
-  const auto now = std::chrono::steady_clock::now();
   const double interval = bar_ ? 0.1 : seconds_;
   if (shown_ && seconds_between(last_shown_, now) < interval) return;
   last_shown_ = now;
