@@ -2,7 +2,6 @@
 
 #include <unistd.h>
 
-#include <algorithm>
 #include <filesystem>
 
 #include "core/file.hpp"
@@ -26,11 +25,6 @@ Buffer narrowed(Buffer wide, DType dtype) {
   for (std::int64_t i = 0, n = wide.tensor().numel(); i < n; ++i)
     to[i] = dtype == DType::bf16 ? to_bf16(from[i]).bits : float_to_half(from[i]);
   return narrow;
-}
-
-bool is_zero(const Buffer& values) {
-  const float* begin = values.as<float>();
-  return std::all_of(begin, begin + values.tensor().numel(), [](float x) { return x == 0; });
 }
 
 }  // namespace

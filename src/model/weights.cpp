@@ -41,16 +41,16 @@ void fill_uniform(float* values, std::int64_t count, float bound, PhiloxKey key,
   }
 }
 
-bool is_zero(const Buffer& values) {
-  const float* begin = values.as<float>();
-  return std::all_of(begin, begin + values.tensor().numel(), [](float x) { return x == 0.0f; });
-}
-
 bool same_shape(const std::vector<std::int64_t>& file, const Shape& shape) {
   return std::equal(file.begin(), file.end(), shape.begin(), shape.end());
 }
 
 }  // namespace
+
+bool is_zero(const Buffer& values) {
+  const float* begin = values.as<float>();
+  return std::all_of(begin, begin + values.tensor().numel(), [](float x) { return x == 0.0f; });
+}
 
 void initialize(const ParameterTable& table, Tensor flat, std::uint64_t seed) {
   STRATA_CHECK(flat.numel() == table.numel() && flat.dtype == DType::f32);

@@ -19,6 +19,9 @@ void load_parameters(const ParameterTable&, Tensor flat, const SafetensorsFolder
 /// The same into a new flat buffer, allocated only after the check.
 Buffer load_parameters(const ParameterTable&, const SafetensorsFolder&);
 
+/// Whether an f32 host buffer holds nothing but zeros.
+bool is_zero(const Buffer& values);
+
 /// A flat f32 host buffer in the compute type (f32 or bf16) on a device.
 Buffer convert_parameters(Buffer flat, DType compute, Device device);
 

@@ -92,11 +92,11 @@ StepOutcome Learner::step(bool stop, StepDump* dump) {
 
   ++steps_;
   UpdateOptions update;
-  update.adamw.lr = static_cast<float>(learning_rate(c, steps_));
-  update.adamw.beta1 = static_cast<float>(c.betas[0]);
-  update.adamw.beta2 = static_cast<float>(c.betas[1]);
-  update.adamw.eps = static_cast<float>(c.eps);
-  update.adamw.weight_decay = static_cast<float>(c.weight_decay);
+  update.adamw.lr = learning_rate(c, steps_);
+  update.adamw.beta1 = c.betas[0];
+  update.adamw.beta2 = c.betas[1];
+  update.adamw.eps = c.eps;
+  update.adamw.weight_decay = c.weight_decay;
   update.adamw.step = updates_ + 1;
   update.ema_decay = static_cast<float>(c.ema_decay);
   update.clip_norm = static_cast<float>(c.clip);
