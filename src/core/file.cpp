@@ -71,11 +71,6 @@ void write_all(int fd, std::string_view content, const std::string& path) {
   }
 }
 
-std::string parent_of(const std::string& path) {
-  const std::string parent = std::filesystem::path(path).parent_path().string();
-  return parent.empty() ? "." : parent;
-}
-
 #ifndef __SSE4_2__
 /// Table of the reflected Castagnoli polynomial.
 constexpr std::array<std::uint32_t, 256> crc32c_table = [] {
@@ -152,6 +147,13 @@ void write_file_atomically(const std::string& path, std::span<const std::string_
     throw;
   }
   sync_path(parent_of(path));
+}
+
+std::string parent_of(const std::string& path) {
+  std::filesystem::path clean = std::filesystem::path(path).lexically_normal();
+  if (!clean.has_filename()) clean = clean.parent_path();  // "a/b/" is "a/b"
+  const std::string parent = clean.parent_path().string();
+  return parent.empty() ? "." : parent;
 }
 
 void make_directories(const std::string& path) {

@@ -16,6 +16,8 @@ std::string read_file(const std::string& path, std::uint64_t max_bytes = std::ui
 void write_file_atomically(const std::string& path, std::string_view content);
 /// The same for content that lies in several places.
 void write_file_atomically(const std::string& path, std::span<const std::string_view> pieces);
+/// The folder that holds `path`: "." for a bare name.
+std::string parent_of(const std::string& path);
 /// mkdir -p; Error(73) when it cannot be created.
 void make_directories(const std::string& path);
 bool file_exists(const std::string& path);

@@ -76,7 +76,7 @@ Manifest make_manifest(const CheckpointShard& shard, std::int64_t step,
 void prepare(const std::string& root, const std::string& temporary) {
   const bool is_new = !directory_exists(root);
   make_directories(root);
-  if (is_new) sync_path(std::filesystem::path(root).lexically_normal().parent_path().string());
+  if (is_new) sync_path(parent_of(root));
   std::error_code ignored;
   for (const auto& entry : std::filesystem::directory_iterator(root, ignored))
     if (entry.path().filename().string().starts_with(temporary_prefix))

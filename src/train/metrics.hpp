@@ -65,9 +65,4 @@ class MetricsLog {
   TensorBoardWriter board_;
 };
 
-/// "2026-01-31T12:00:00Z"
-std::string utc_now();
-/// Highest resident memory of this process so far, in bytes.
-std::int64_t peak_resident_bytes();
-
 }  // namespace strata

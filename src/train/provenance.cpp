@@ -3,24 +3,17 @@
 #include <fmt/core.h>
 #include <google/protobuf/stubs/common.h>
 #include <toml++/impl/version.h>
-#include <unistd.h>
 
-#include <array>
 #include <nlohmann/json.hpp>
 
 #include "core/file.hpp"
+#include "core/process.hpp"
 #include "train/checkpoint.hpp"
 #include "train/metrics.hpp"
 
 namespace strata {
 
 namespace {
-
-std::string host_name() {
-  std::array<char, 256> name{};
-  if (gethostname(name.data(), name.size() - 1) != 0) return "unknown";
-  return name.data();
-}
 
 const char* instruction_set() {
   if (__builtin_cpu_supports("avx512bf16")) return "avx512bf16";

@@ -35,7 +35,7 @@ bool wants_restart(Exit code) {
 
 void write_exit_note(const RunFolder& run, Exit code, int rank, const std::string& cause) noexcept {
   try {
-    if (!directory_exists(run.dir)) return;
+    make_directories(run.dir);
     nlohmann::ordered_json note;
     note["code"] = static_cast<int>(code);
     note["rank"] = rank;

@@ -3,13 +3,13 @@
 #include <fcntl.h>
 #include <unistd.h>
 
-#include <array>
 #include <bit>
 #include <chrono>
 #include <cstring>
 
 #include "core/error.hpp"
 #include "core/file.hpp"
+#include "core/process.hpp"
 #include "event.pb.h"
 
 namespace strata {
@@ -25,12 +25,6 @@ std::string_view bytes_of(const T& value) {
 
 double seconds_now() {
   return std::chrono::duration<double>(std::chrono::system_clock::now().time_since_epoch()).count();
-}
-
-std::string host_name() {
-  std::array<char, 256> name{};
-  if (gethostname(name.data(), name.size() - 1) != 0) return "host";
-  return name.data();
 }
 
 tensorboard::Event event_at(std::int64_t step) {

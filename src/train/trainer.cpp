@@ -7,6 +7,7 @@
 
 #include "core/file.hpp"
 #include "core/log.hpp"
+#include "core/process.hpp"
 #include "core/progress.hpp"
 #include "train/metrics.hpp"
 #include "train/plan.hpp"
@@ -68,6 +69,7 @@ class Run {
   Learner learner_;
   std::optional<LineLog> log_;
   std::optional<MetricsLog> metrics_;  // rank 0
+  Preview preview_;
   int skipped_ = 0;
   double matmul_rate_ = 0, flops_an_image_ = 0;
   std::int64_t recorded_step_ = 0;
@@ -243,7 +245,7 @@ void Run::preview_now() {
     weights = Weights(table, average);
     learner_.exec().weights_changed();
   }
-  options_.preview({step(), partial, learner_.exec(), learner_.unet(), weights});
+  preview_({step(), partial, learner_.exec(), learner_.unet(), weights});
   if (average.tensor()) learner_.exec().weights_changed();
   communicator_.barrier();
   if (!is_first_rank()) return;
@@ -278,7 +280,7 @@ void Run::after_step(const StepOutcome& outcome, double step_s) {
   if (learner_.caches().size(CacheSet::Part::validation) > 0 &&
       (step() % config_.validation.every == 0 || last))
     validate_now();
-  if (options_.preview && step() % config_.samples.every == 0) preview_now();
+  if (preview_ && step() % config_.samples.every == 0) preview_now();
   const bool due = c.checkpoint_every > 0 && step() % c.checkpoint_every == 0;
   if (due || last || outcome.stop) save();
 }
@@ -295,6 +297,7 @@ TrainResult Run::train() {
 TrainResult Run::train_to_the_end() {
   prepare_folder();
   log_.emplace(folder_.log(communicator_.rank()));
+  if (options_.make_preview) preview_ = options_.make_preview();
   resume_or_start();
   open_records();
 

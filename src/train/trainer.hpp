@@ -21,11 +21,14 @@ struct PreviewRequest {
   const Weights& weights;
 };
 
+using Preview = std::function<void(const PreviewRequest&)>;
+
 struct TrainOptions {
   std::string resume = "auto";  // auto | never | a checkpoint folder
   bool overwrite = false;       // with `never`: the folder's checkpoints may go
   std::int64_t dump_steps = 0;
-  std::function<void(const PreviewRequest&)> preview;  // absent: no sample images
+  /// Called once before the first step: loads what sample images need. Absent: no sample images.
+  std::function<Preview()> make_preview;
 };
 
 struct TrainResult {

@@ -118,8 +118,9 @@ TEST_F(Records, ExitNoteSaysWhatABatchScriptNeeds) {
   EXPECT_NE(note["cause"].get<std::string>().find("stopped \"so\""), std::string::npos);
   write_exit_note(run, Exit::numerics, 0, "x");
   EXPECT_EQ(nlohmann::json::parse(read_file(run.exit_note()))["restart"], false);
-  write_exit_note({dir_ + "/absent"}, Exit::numerics, 0, "x");
-  EXPECT_FALSE(std::filesystem::exists(dir_ + "/absent"));
+  write_exit_note({dir_ + "/new"}, Exit::numerics, 0, "x");  // a failure before the first file
+  EXPECT_TRUE(file_exists(RunFolder{dir_ + "/new"}.exit_note()));
+  write_exit_note({"/proc/none"}, Exit::numerics, 0, "x");  // nothing to be done: no throw
 }
 
 TEST_F(Records, FolderNamesAreTheContracts) {

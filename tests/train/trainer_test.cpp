@@ -122,8 +122,10 @@ TEST_F(Training, AStopIsSavedAndContinuedBitwise) {
   const auto whole = config("whole"), halves = config("halves");
   run_training(whole, {}, world());
   TrainOptions options;
-  options.preview = [](const PreviewRequest&) {
-    if (world().rank() == world().size() - 1) raise(SIGUSR1);
+  options.make_preview = [] {
+    return [](const PreviewRequest&) {
+      if (world().rank() == world().size() - 1) raise(SIGUSR1);
+    };
   };
   auto stopping = halves;
   stopping.samples.every = 7;
@@ -240,6 +242,23 @@ TEST_F(Training, PersistentNaNEndsWith87AfterThreeSkips) {
       << note["cause"];
 }
 
+TEST_F(Training, APreviewThatCannotBeMadeEndsTheRunWithANote) {
+  const auto c = config("run");
+  TrainOptions options;
+  options.make_preview = []() -> Preview { fail(Exit::data, "vae: no such folder"); };
+  try {
+    run_training(c, options, world());
+    FAIL();
+  } catch (const Error& e) {
+    EXPECT_EQ(e.code(), Exit::data);
+  }
+  world().barrier();
+  if (world().rank() != 0) return;
+  const auto note = nlohmann::json::parse(read_file(RunFolder{c.output.dir}.exit_note()));
+  EXPECT_EQ(note["cause"], "vae: no such folder");
+  EXPECT_EQ(note["code"], 65);
+}
+
 TEST_F(Training, EveryOptionTogetherStillTrains) {
   const auto c = config(
       "run", {"train.precision=bf16", "train.reduce=bf16", "train.ema_decay=0.9", "train.clip=1",
@@ -247,11 +266,13 @@ TEST_F(Training, EveryOptionTogetherStillTrains) {
               "diffusion.min_snr_gamma=5", "samples.every=10"});
   TrainOptions options;
   int previews = 0;
-  options.preview = [&](const PreviewRequest& request) {
-    ++previews;
-    EXPECT_TRUE(directory_exists(request.dir));
-    EXPECT_EQ(request.weights.flat().dtype, DType::bf16);
-    if (world().rank() == 0) write_file_atomically(request.dir + "/note.txt", "x");
+  options.make_preview = [&] {
+    return [&](const PreviewRequest& request) {
+      ++previews;
+      EXPECT_TRUE(directory_exists(request.dir));
+      EXPECT_EQ(request.weights.flat().dtype, DType::bf16);
+      if (world().rank() == 0) write_file_atomically(request.dir + "/note.txt", "x");
+    };
   };
   EXPECT_EQ(run_training(c, options, world()).step, 20);
   EXPECT_EQ(previews, 2);

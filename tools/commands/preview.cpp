@@ -15,7 +15,7 @@ namespace strata::commands {
 namespace {
 
 /// What stays from one preview to the next.
-struct Preview {
+struct PreviewModels {
   PromptSet prompts;
   EncodedPrompts encoded;
   Vae vae;
@@ -41,8 +41,7 @@ EncodedPrompts encode(const TrainConfig& config, const PromptSet& prompts) {
 
 }  // namespace
 
-std::function<void(const PreviewRequest&)> preview_images(const TrainConfig& config,
-                                                          Communicator& communicator) {
+Preview preview_images(const TrainConfig& config, Communicator& communicator) {
   PromptSet prompts = read_prompts(config.samples.prompts);
   const auto count = std::min<std::size_t>(prompts.prompts.size(), config.samples.count);
   prompts.prompts.resize(count);
@@ -55,9 +54,9 @@ std::function<void(const PreviewRequest&)> preview_images(const TrainConfig& con
   options.latent_width = static_cast<int>(latents.shape.at(2));
   SamplerConfig sampler;
   sampler.schedule = schedule_of(config.diffusion);
-  const auto preview = std::make_shared<const Preview>(
-      Preview{std::move(prompts), std::move(encoded), Vae::load(config.samples.vae),
-              std::move(sampler), options});
+  const auto preview = std::make_shared<const PreviewModels>(
+      PreviewModels{std::move(prompts), std::move(encoded), Vae::load(config.samples.vae),
+                    std::move(sampler), options});
   const auto seed = static_cast<std::uint64_t>(config.samples.seed);
 
   return [preview, seed, rank = communicator.rank(),

@@ -62,6 +62,7 @@ int score(const Arguments& arguments, Communicator& world) {
   if (world.rank() != 0) return 0;
   std::string lines;
   for (const auto& record : records) lines += to_json_line(record, "world") + "\n";
+  make_directories(parent_of(options.text("out")));
   write_file_atomically(options.text("out"), lines);
   const ScoreSummary summary = summarise(records);
   log::info("{} images: score {:.3f} [{:.3f}, {:.3f}], all facts hold in {:.1f} %", summary.images,

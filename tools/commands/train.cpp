@@ -43,7 +43,8 @@ int train(const Arguments& arguments, Communicator& communicator) {
     log::info("{}", plan);
     return 0;
   }
-  if (!config.samples.prompts.empty()) how.preview = preview_images(config, communicator);
+  if (!config.samples.prompts.empty())
+    how.make_preview = [&] { return preview_images(config, communicator); };
   const TrainResult result = run_training(config, how, communicator);
   return static_cast<int>(result.stopped ? Exit::requeue : Exit::ok);
 }
