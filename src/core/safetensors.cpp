@@ -1,13 +1,7 @@
 #include "core/safetensors.hpp"
 
-#include <fcntl.h>
-#include <sys/mman.h>
-#include <sys/stat.h>
-#include <unistd.h>
-
 #include <algorithm>
 #include <array>
-#include <cerrno>
 #include <cstring>
 #include <filesystem>
 #include <functional>
@@ -237,65 +231,24 @@ const char* stored_name(DType dtype) {
 // --- SafetensorsFile
 // ------------------------------------------------------------------------------
 
-SafetensorsFile::SafetensorsFile(const std::string& path) : path_(path) {
-  fd_ = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
-  if (fd_ < 0) {
-    if (errno == ENOENT || errno == ENOTDIR) fail(Exit::data, "{}: no such file", path);
-    fail_errno(path, "open");
-  }
-  try {
-    map_and_check();
-  } catch (...) {
-    unmap();
-    throw;
-  }
-}
-
-void SafetensorsFile::map_and_check() {
-  struct stat status {};
-  if (::fstat(fd_, &status) != 0) fail_errno(path_, "fstat");
-  if (!S_ISREG(status.st_mode)) fail(Exit::data, "{}: not a regular file", path_);
-  size_ = static_cast<std::size_t>(status.st_size);
-  if (size_ < 10) fail(Exit::data, "{}: {} bytes: too short for safetensors", path_, size_);
-  void* map = ::mmap(nullptr, size_, PROT_READ, MAP_PRIVATE, fd_, 0);
-  if (map == MAP_FAILED) fail_errno(path_, "mmap");
-  map_ = static_cast<const std::byte*>(map);
-
+SafetensorsFile::SafetensorsFile(const std::string& path) : path_(path), map_(path) {
+  const std::size_t size = map_.size();
+  if (size < 10) fail(Exit::data, "{}: {} bytes: too short for safetensors", path_, size);
   std::uint64_t length = 0;
-  std::memcpy(&length, map_, 8);
+  std::memcpy(&length, map_.data(), 8);
   if (length > max_header_bytes)
     fail(Exit::data, "{}: offset 0: header length {} is over {}", path_, length, max_header_bytes);
-  if (length > size_ - 8)
+  if (length > size - 8)
     fail(Exit::data, "{}: offset 0: header length {} reaches past the end of the file of {} bytes",
-         path_, length, size_);
-  const char* header = reinterpret_cast<const char*>(map_) + 8;
+         path_, length, size);
+  const char* header = reinterpret_cast<const char*>(map_.data()) + 8;
   if (length < 2 || header[0] != '{')
     fail(Exit::data, "{}: offset 8: the header does not begin with '{{'", path_);
   HeaderReader reader(path_, entries_, metadata_);
   json::sax_parse(header, header + length, &reader);
   data_ = static_cast<std::size_t>(8 + length);
-  check_entries(path_, entries_, size_ - data_);
+  check_entries(path_, entries_, size - data_);
 }
-
-void SafetensorsFile::unmap() noexcept {
-  if (map_) ::munmap(const_cast<std::byte*>(map_), size_);
-  if (fd_ >= 0) ::close(fd_);
-  map_ = nullptr;
-  fd_ = -1;
-}
-
-SafetensorsFile::~SafetensorsFile() {
-  unmap();
-}
-
-SafetensorsFile::SafetensorsFile(SafetensorsFile&& other) noexcept
-    : path_(std::move(other.path_)),
-      fd_(std::exchange(other.fd_, -1)),
-      map_(std::exchange(other.map_, nullptr)),
-      size_(other.size_),
-      data_(other.data_),
-      entries_(std::move(other.entries_)),
-      metadata_(std::move(other.metadata_)) {}
 
 const SafetensorsFile::Entry& SafetensorsFile::entry(const std::string& name) const {
   const auto it = entries_.find(name);
@@ -315,7 +268,8 @@ Shape SafetensorsFile::shape_of(const std::string& name) const {
 
 std::string_view SafetensorsFile::raw(const std::string& name) const {
   const Entry& found = entry(name);
-  return {reinterpret_cast<const char*>(map_) + data_ + found.begin, found.end - found.begin};
+  return {reinterpret_cast<const char*>(map_.data()) + data_ + found.begin,
+          found.end - found.begin};
 }
 
 Buffer SafetensorsFile::read_f32(const std::string& name) const {

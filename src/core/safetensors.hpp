@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "core/buffer.hpp"
+#include "core/mapped_file.hpp"
 
 namespace strata {
 
@@ -16,9 +17,6 @@ namespace strata {
 class SafetensorsFile {
  public:
   explicit SafetensorsFile(const std::string& path);
-  ~SafetensorsFile();
-  SafetensorsFile(SafetensorsFile&&) noexcept;
-  SafetensorsFile& operator=(SafetensorsFile&&) = delete;
 
   struct Entry {
     std::string dtype;  // as in the file: F32 F16 BF16 I64 I32 U8 ...
@@ -38,15 +36,12 @@ class SafetensorsFile {
   const std::string& path() const { return path_; }
 
  private:
-  void map_and_check();
-  void unmap() noexcept;
   const Entry& entry(const std::string& name) const;
   Shape shape_of(const std::string& name) const;
 
   std::string path_;
-  int fd_ = -1;
-  const std::byte* map_ = nullptr;
-  std::size_t size_ = 0, data_ = 0;
+  MappedFile map_;
+  std::size_t data_ = 0;  // offset of the data section
   std::map<std::string, Entry> entries_;
   std::map<std::string, std::string> metadata_;
 };

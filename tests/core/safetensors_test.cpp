@@ -328,6 +328,20 @@ TEST_F(SafetensorsTest, NamesPickleFiles) {
   }
 }
 
+TEST_F(SafetensorsTest, AFileCutShortUnderItsReaderEndsWith74AndItsName) {
+  const std::size_t bytes = 1 << 20;
+  const auto path = put(
+      "w.safetensors", file_with("{" + tensor("a", "U8", "[1048576]", "[0,1048576]") + "}", bytes));
+  const SafetensorsFile file(path);
+  const SafetensorsFile other(put("other.safetensors", file_with("{}", 0)));
+  const std::string_view raw = file.raw("a");
+  EXPECT_EQ(raw.back(), 'x');
+  std::filesystem::resize_file(path, 8192);
+  EXPECT_EQ(raw.front(), 'x');  // what is left can still be read
+  EXPECT_EXIT(std::exit(raw.back() == 'x'), ::testing::ExitedWithCode(74),
+              "strata: error: .*w[.]safetensors: became shorter");
+}
+
 TEST_F(SafetensorsTest, HashesKnownAnswers) {
   EXPECT_EQ(sha256_hex("abc"), "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
   EXPECT_EQ(sha256_file(put("a", "abc")), sha256_hex("abc"));
