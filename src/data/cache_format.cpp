@@ -47,6 +47,14 @@ class Keys {
       fail(Exit::data, "{}: key {} is not a count", where_, key);
     return value.get<std::int64_t>();
   }
+  /// Absent: 0.
+  double share(const char* key) {
+    if (!object_.contains(key)) return 0;
+    const Json& value = take(key);
+    if (!value.is_number() || !(value.get<double>() >= 0 && value.get<double>() <= 1))
+      refuse(key, "is not between 0 and 1");
+    return value.get<double>();
+  }
   std::string digest(const char* key) {
     std::string value = text(key);
     if (!value.empty() &&
@@ -81,6 +89,7 @@ ShardRecord parse_shard(const Json& json, const std::string& where, std::int64_t
   record.bytes = keys.count("bytes");
   record.sha256 = keys.digest("sha256");
   record.meta_sha256 = keys.digest("meta_sha256");
+  record.storage_error = keys.share("storage_error");
   keys.finish();
   return record;
 }
@@ -159,6 +168,13 @@ std::int64_t CacheManifest::elements() const {
   return n;
 }
 
+double CacheManifest::storage_error() const {
+  double squares = 0;
+  for (const ShardRecord& shard : shards)
+    squares += shard.storage_error * shard.storage_error * static_cast<double>(shard.tokens);
+  return std::sqrt(squares / static_cast<double>(std::max<std::int64_t>(tokens, 1)));
+}
+
 std::string CacheManifest::to_json() const {
   const bool is_text = kind == CacheKind::text;
   nlohmann::ordered_json json;
@@ -179,13 +195,15 @@ std::string CacheManifest::to_json() const {
   json["latent_kind"] = text_or_null(latent_kind);
   json["latent_scaled"] = is_text ? nullptr : nlohmann::ordered_json(latent_scaled);
   json["shards"] = nlohmann::ordered_json::array();
-  for (const ShardRecord& shard : shards)
+  for (const ShardRecord& shard : shards) {
     json["shards"].push_back({{"file", shard.file},
                               {"count", shard.count},
                               {"tokens", shard.tokens},
                               {"bytes", shard.bytes},
                               {"sha256", shard.sha256},
                               {"meta_sha256", shard.meta_sha256}});
+    if (dtype == CacheDType::int8) json["shards"].back()["storage_error"] = shard.storage_error;
+  }
   return json.dump(2) + "\n";
 }
 

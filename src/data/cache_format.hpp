@@ -24,6 +24,8 @@ struct ShardRecord {
   std::int64_t count = 0, tokens = 0, bytes = 0;
   std::string sha256;       // of the whole file
   std::string meta_sha256;  // of every byte outside /values
+  /// int8 only, else 0: root mean square of what rounding took away, relative to the values'.
+  double storage_error = 0;
 };
 
 /// manifest.json. A key that has no meaning for the kind is null there and empty here.
@@ -49,6 +51,8 @@ struct CacheManifest {
 
   /// Values of one token (text) or of one sample (latent).
   std::int64_t elements() const;
+  /// The shards' storage errors together, weighted by tokens.
+  double storage_error() const;
 };
 
 /// "shard-00012.h5"

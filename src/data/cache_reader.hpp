@@ -56,6 +56,7 @@ struct CacheStats {
   std::int64_t min_tokens = 0, max_tokens = 0;
   std::vector<std::int64_t> token_histogram;   // rows with exactly i tokens (text)
   double mean = 0, std = 0, min = 0, max = 0;  // of the finite values
+  double storage_error = 0;                    // int8: relative root mean square of the rounding
   std::string to_json() const;
 };
 

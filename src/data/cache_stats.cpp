@@ -37,6 +37,7 @@ CacheStats cache_stats(const CacheReader& cache) {
   CacheStats stats;
   stats.count = manifest.count;
   stats.tokens = manifest.tokens;
+  stats.storage_error = manifest.storage_error();
   for (const ShardRecord& shard : manifest.shards) stats.bytes += shard.bytes;
   Sums sums;
   std::vector<float> values, pooled(static_cast<std::size_t>(cache.pooled_dim()));
@@ -76,6 +77,7 @@ std::string CacheStats::to_json() const {
                               {"max", max},
                               {"min_tokens", min_tokens},
                               {"max_tokens", max_tokens}};
+  if (storage_error > 0) json["storage_error"] = storage_error;
   json["token_histogram"] = nlohmann::ordered_json::object();
   for (std::size_t tokens = 0; tokens < token_histogram.size(); ++tokens)
     if (token_histogram[tokens] > 0)

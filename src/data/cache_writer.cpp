@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <cmath>
 #include <filesystem>
 #include <nlohmann/json.hpp>
 #include <optional>
@@ -36,9 +37,13 @@ void rename_path(const std::string& from, const std::string& to) {
 }
 
 std::string record_text(const ShardRecord& record) {
-  return nlohmann::ordered_json{{"file", record.file},     {"count", record.count},
-                                {"tokens", record.tokens}, {"bytes", record.bytes},
-                                {"sha256", record.sha256}, {"meta_sha256", record.meta_sha256}}
+  return nlohmann::ordered_json{{"file", record.file},
+                                {"count", record.count},
+                                {"tokens", record.tokens},
+                                {"bytes", record.bytes},
+                                {"sha256", record.sha256},
+                                {"meta_sha256", record.meta_sha256},
+                                {"storage_error", record.storage_error}}
              .dump() +
          "\n";
 }
@@ -52,7 +57,8 @@ std::optional<ShardRecord> read_record(const std::string& dir, std::int64_t shar
     ShardRecord record{
         json.at("file").get<std::string>(),    json.at("count").get<std::int64_t>(),
         json.at("tokens").get<std::int64_t>(), json.at("bytes").get<std::int64_t>(),
-        json.at("sha256").get<std::string>(),  json.at("meta_sha256").get<std::string>()};
+        json.at("sha256").get<std::string>(),  json.at("meta_sha256").get<std::string>(),
+        json.at("storage_error").get<double>()};
     if (record.file != shard_name(shard)) return {};
     return record;
   } catch (const nlohmann::json::exception&) {
@@ -125,6 +131,7 @@ struct ShardWriter::State {
   std::int64_t row = 0, token = 0;
   std::vector<std::uint32_t> crcs;
   std::vector<float> wide, scale;
+  double lost = 0, total = 0;  // squares: of what int8 rounded away, of the values
   std::vector<std::byte> values, pooled;
 
   std::string temporary() const { return file.path(); }
@@ -144,6 +151,21 @@ const float* as_f32(Tensor tensor, std::vector<float>& wide) {
   wide.resize(static_cast<std::size_t>(tensor.numel()));
   for (std::size_t i = 0; i < wide.size(); ++i) wide[i] = to_float(from[i]);
   return wide.data();
+}
+
+/// Adds a row's squares to `lost` and `total`.
+void add_storage_error(double& lost, double& total, const float* values, const std::byte* stored,
+                       const std::vector<float>& scale, std::int64_t elements) {
+  std::vector<float> token(static_cast<std::size_t>(elements));
+  for (std::size_t t = 0; t < scale.size(); ++t) {
+    const auto first = static_cast<std::int64_t>(t) * elements;
+    widen(token.data(), stored + first, CacheDType::int8, 1, elements, &scale[t]);
+    for (std::int64_t i = 0; i < elements; ++i) {
+      const double value = values[first + i], difference = value - token[i];
+      lost += difference * difference;
+      total += value * value;
+    }
+  }
 }
 
 std::span<const std::byte> bytes_of(const std::vector<std::byte>& bytes) {
@@ -166,8 +188,10 @@ void ShardWriter::append(Tensor values, Tensor pooled) {
       "{}: pooled {}", s.label(), to_string(pooled.shape));
   s.values.resize(static_cast<std::size_t>(tokens) * s.layout.row_bytes());
   s.scale.resize(s.layout.has_scale() ? static_cast<std::size_t>(tokens) : 0);
-  bool finite = tokens == 0 || to_stored(s.values.data(), s.scale.data(), as_f32(values, s.wide),
-                                         s.layout.dtype, tokens, elements);
+  const float* const exact = as_f32(values, s.wide);
+  bool finite = tokens == 0 ||
+                to_stored(s.values.data(), s.scale.data(), exact, s.layout.dtype, tokens, elements);
+  if (finite) add_storage_error(s.lost, s.total, exact, s.values.data(), s.scale, elements);
   s.pooled.resize(s.layout.pooled_row_bytes());
   if (pooled)
     finite = to_stored(s.pooled.data(), nullptr, as_f32(pooled, s.wide), s.layout.pooled_dtype(), 1,
@@ -205,7 +229,8 @@ void ShardWriter::finish() {
                      s.layout.tokens,
                      static_cast<std::int64_t>(s.file.size()),
                      {},
-                     {}};
+                     {},
+                     s.total > 0 ? std::sqrt(s.lost / s.total) : 0};
   s.file.sync_and_close();
   ShardLayout found = s.layout;
   open_shard_file(temporary, found, nullptr);

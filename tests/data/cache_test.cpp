@@ -92,6 +92,26 @@ TEST(Cache, LatentsComeBackInEveryDType) {
   }
 }
 
+TEST(Cache, Int8SaysWhatRoundingTookAway) {
+  const TemporaryFolder folder;
+  write_cache(folder / "int8", text_plan(7, CacheDType::int8));  // one shard
+  const CacheReader cache(folder / "int8");
+  double lost = 0, total = 0;
+  for (std::int64_t row = 0; row < cache.rows(); ++row) {
+    std::vector<float> values(static_cast<std::size_t>(cache.tokens(row)) * 5), pooled(3);
+    cache.read_row(row, values.data(), pooled.data());
+    for (std::size_t e = 0; e < values.size(); ++e) {
+      const double exact = fixture_value(cache.samples()[row], std::int64_t(e));
+      lost += (exact - values[e]) * (exact - values[e]);
+      total += exact * exact;
+    }
+  }
+  EXPECT_GT(lost, 0);
+  EXPECT_NEAR(cache_stats(cache).storage_error, std::sqrt(lost / total), 1e-9);
+  write_cache(folder / "bf16", text_plan(7, CacheDType::bfloat16));
+  EXPECT_EQ(cache_stats(CacheReader(folder / "bf16")).storage_error, 0);
+}
+
 TEST(Cache, ACaptionCacheWithoutAnyTokenIsReadable) {
   const TemporaryFolder folder;
   CachePlan plan = text_plan(1, CacheDType::bfloat16);  // sample 0 has no tokens
