@@ -59,6 +59,7 @@ struct Backend {
   virtual void accumulate_layer(Exec&, Tensor sum, Tensor x, bool normalised) = 0;
 
   virtual void normals(Exec&, Tensor out, PhiloxKey key, const PhiloxCounter* at) = 0;
+  virtual void draw_posterior(Exec&, Tensor y, Tensor moments, Tensor noise) = 0;
   virtual void add_noise(Exec&, Tensor y, Tensor x, Tensor noise, Tensor a, Tensor s) = 0;
   virtual void mse_loss(Exec&, Tensor loss, Tensor dprediction, Tensor prediction, Tensor target,
                         Tensor weight, float grad_scale) = 0;

@@ -392,6 +392,15 @@ void normals(Exec& exec, Tensor out, PhiloxKey key, const PhiloxCounter* at) {
   exec.backend().normals(exec, out, key, at);
 }
 
+void draw_posterior(Exec& exec, Tensor y, Tensor moments, Tensor noise) {
+  const Check check(exec, "draw_posterior");
+  check.activation("y", y, 2).is("y", y, DType::f32, y.shape);
+  Shape both = y.shape;
+  both[1] *= 2;
+  check.is("moments", moments, DType::f32, both).is("noise", noise, DType::f32, y.shape);
+  exec.backend().draw_posterior(exec, y, moments, noise);
+}
+
 void add_noise(Exec& exec, Tensor y, Tensor x, Tensor noise, Tensor a, Tensor s) {
   const Check check(exec, "add_noise");
   check.activation("y", y).is("x", x, DType::f32, y.shape).is("noise", noise, DType::f32, y.shape);

@@ -113,6 +113,9 @@ void scale(Exec&, Tensor y, Tensor x, float factor);
 /// out (B,...) f32: standard normals of row b are a pure function of (key, at[b]); element i of a
 /// row uses word i % 4 of block i / 4. Equal bit for bit on every backend.
 void normals(Exec&, Tensor out, PhiloxKey key, const PhiloxCounter* at);
+/// y (B,C,...) = mean + std * noise in one rounding, moments (B,2C,...) = [mean | std]; all f32, y
+/// may be noise.
+void draw_posterior(Exec&, Tensor y, Tensor moments, Tensor noise);
 /// y_b = a_b * x_b + s_b * noise_b; a s (B) f32; x noise f32, y T.
 void add_noise(Exec&, Tensor y, Tensor x, Tensor noise, Tensor a, Tensor s);
 /// loss (B) f32 = mean over the row of (prediction - target)^2, target f32, any dtype of

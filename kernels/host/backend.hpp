@@ -60,6 +60,7 @@ class HostBackend final : public Backend {
   void accumulate_layer(Exec&, Tensor sum, Tensor x, bool normalised) override;
 
   void normals(Exec&, Tensor out, PhiloxKey key, const PhiloxCounter* at) override;
+  void draw_posterior(Exec&, Tensor y, Tensor moments, Tensor noise) override;
   void add_noise(Exec&, Tensor y, Tensor x, Tensor noise, Tensor a, Tensor s) override;
   void mse_loss(Exec&, Tensor loss, Tensor dprediction, Tensor prediction, Tensor target,
                 Tensor weight, float grad_scale) override;

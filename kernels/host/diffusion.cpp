@@ -1,9 +1,22 @@
 // The forward process and its loss.
 
+#include <cmath>
+
 #include "kernels/host/backend.hpp"
 #include "kernels/host/dispatch.hpp"
 
 namespace strata::host {
+
+void HostBackend::draw_posterior(Exec& exec, Tensor y, Tensor moments, Tensor noise) {
+  const std::int64_t batch = y.shape[0], width = batch == 0 ? 0 : y.numel() / batch;
+  const float *parameters = moments.as<float>(), *eps = noise.as<float>();
+  float* to = y.as<float>();
+  for_rows(exec, batch, width, [=](std::int64_t b) {
+    const float *mean = parameters + 2 * b * width, *deviation = mean + width;
+    for (std::int64_t i = 0; i < width; ++i)
+      to[b * width + i] = std::fma(deviation[i], eps[b * width + i], mean[i]);
+  });
+}
 
 void HostBackend::add_noise(Exec& exec, Tensor y, Tensor x, Tensor noise, Tensor a, Tensor s) {
   const std::int64_t batch = y.shape[0], width = batch == 0 ? 0 : y.numel() / batch;

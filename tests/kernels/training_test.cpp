@@ -57,6 +57,21 @@ TEST_P(Training, AddNoise) {
   expect_close("y", y, want, {type(), 2});
 }
 
+TEST_P(Training, DrawPosterior) {
+  const Shape shape{3, 5, 7, 3};
+  const std::int64_t width = 5 * 7 * 3;
+  const Tensor moments = random(DType::f32, {3, 10, 7, 3}), noise = random(DType::f32, shape);
+  const Tensor y = blank(DType::f32, shape);
+  run({y}, [&](Exec& exec) { ops::draw_posterior(exec, y, moments, noise); });
+  const Array from = values(moments), eps = values(noise);
+  Array want(shape);
+  for (std::int64_t i = 0; i < want.size(); ++i) {
+    const std::int64_t mean = i / width * 2 * width + i % width;
+    want[i] = from[mean] + from[mean + width] * eps[i];
+  }
+  expect_close("y", y, want, {DType::f32, 1});
+}
+
 TEST_P(Training, MseLoss) {
   const Shape shape{3, 16, 17, 5};
   const std::int64_t size = 16 * 17 * 5;
