@@ -80,7 +80,7 @@ TextOfBatch gather_text(Exec& exec, const EncodedPrompts& prompts,
 
 std::vector<Image> decode(Exec& exec, const Vae& vae, Tensor latents) {
   float* values = latents.as<float>();
-  for (std::int64_t i = 0; i < latents.numel(); ++i) values[i] /= vae.scaling_factor();
+  for (std::int64_t i = 0; i < latents.numel(); ++i) values[i] = vae.scaling().to_vae(values[i]);
   ArenaScope scope(exec.arena);
   const Tensor decoded = vae.decode(exec, to_device(exec, latents, DType::f32));
   Buffer pixels(DType::f32, decoded.shape);

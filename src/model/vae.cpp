@@ -1,6 +1,7 @@
 #include "model/vae.hpp"
 
 #include <algorithm>
+#include <cmath>
 
 #include "model/config_reader.hpp"
 #include "model/vae_parts.hpp"
@@ -35,7 +36,6 @@ VaeConfig VaeConfig::from_json_file(const std::string& path) {
   const ConfigReader config(path);
   config.require("_class_name", {R"("AutoencoderKL")"});
   config.require("act_fn", {R"("silu")", R"("swish")"});
-  config.require("shift_factor", {"0"});
   config.require("latents_mean", {"null"});
   config.require("latents_std", {"null"});
   config.require("in_channels", {"3"});
@@ -54,8 +54,11 @@ VaeConfig VaeConfig::from_json_file(const std::string& path) {
   vae.mid_attention = config.boolean("mid_block_add_attention", true);
   vae.quant_conv = config.boolean("use_quant_conv", true);
   vae.post_quant_conv = config.boolean("use_post_quant_conv", true);
-  vae.scaling_factor = static_cast<float>(config.number("scaling_factor", 0.18215));
-  if (!(vae.scaling_factor > 0)) config.refuse("scaling_factor", "not positive");
+  vae.scaling = {static_cast<float>(config.number("scaling_factor", 0.18215)),
+                 static_cast<float>(config.number("shift_factor", 0))};
+  if (!(vae.scaling.scale > 0 && std::isfinite(1 / vae.scaling.scale)))
+    config.refuse("scaling_factor", "neither it nor its inverse may be out of range");
+  if (!std::isfinite(vae.scaling.shift)) config.refuse("shift_factor", "out of range");
   return vae;
 }
 
@@ -129,8 +132,8 @@ Tensor Vae::decode(Exec& exec, Tensor latent) const {
   return image;
 }
 
-float Vae::scaling_factor() const {
-  return impl_->config.scaling_factor;
+const LatentScaling& Vae::scaling() const {
+  return impl_->config.scaling;
 }
 int Vae::downsample_factor() const {
   return 1 << (impl_->config.levels() - 1);

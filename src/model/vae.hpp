@@ -13,6 +13,13 @@ struct Moments {
   Buffer mean, logvar;
 };
 
+/// How the latents x of a diffusion model follow from the VAE's z: x = (z - shift) * scale.
+struct LatentScaling {
+  float scale = 0.18215f, shift = 0;
+  float to_model(float z) const { return (z - shift) * scale; }
+  float to_vae(float x) const { return x / scale + shift; }
+};
+
 /// AutoencoderKL of latent diffusion (Rombach et al., CVPR 2022), frozen: forward only.
 class Vae {
  public:
@@ -27,7 +34,7 @@ class Vae {
   /// latent (B,h,w,C) f32, unscaled -> image (B,H,W,3) f32 from the arena, not clamped.
   Tensor decode(Exec&, Tensor latent) const;
 
-  float scaling_factor() const;
+  const LatentScaling& scaling() const;
   /// Pixels a latent pixel covers along each axis.
   int downsample_factor() const;
   int latent_channels() const;

@@ -6,9 +6,12 @@
 #include "model/attention.hpp"
 #include "model/chain.hpp"
 #include "model/resblock.hpp"
+#include "model/vae.hpp"
 
 namespace strata {
 
+/// config.json's `force_upcast` and `sample_size` are not here: precision and tiles are chosen by
+/// the caller.
 struct VaeConfig {
   std::int64_t image_channels = 3, latent_channels = 4;
   std::vector<std::int64_t> block_out_channels;  // finest level first
@@ -17,7 +20,7 @@ struct VaeConfig {
   bool mid_attention = true;
   bool old_attention_names = false;  // query, key, value, proj_attn
   bool quant_conv = true, post_quant_conv = true;
-  float scaling_factor = 0.18215f;
+  LatentScaling scaling;
 
   int levels() const { return static_cast<int>(block_out_channels.size()); }
   /// Error(65) names the key and the value that is malformed or not supported.

@@ -269,9 +269,25 @@ TEST(UNetConfig, SurvivesARoundTripThroughJson) {
 
 TEST(VaeConfig, RefusesWhatItDoesNotCompute) {
   const Refused cases[] = {
-      {"shift_factor", "0.1159"}, {"latents_mean", "[0, 0, 0, 0]"},
-      {"in_channels", "4"},       {"scaling_factor", "0"},
-      {"norm_num_groups", "3"},   {"down_block_types", "[\"DownEncoderBlock2D\"]"},
+      {"_class_name", "\"AutoencoderTiny\""},
+      {"shift_factor", "\"0.1\""},
+      {"shift_factor", "1e300"},
+      {"latents_mean", "[0, 0, 0, 0]"},
+      {"latents_std", "[1, 1, 1, 1]"},
+      {"in_channels", "4"},
+      {"out_channels", "1"},
+      {"scaling_factor", "0"},
+      {"scaling_factor", "-1"},
+      {"scaling_factor", "1e-300"},
+      {"latent_channels", "0"},
+      {"layers_per_block", "1000"},
+      {"layers_per_block", "[1, 2, 2]"},
+      {"block_out_channels", "[]"},
+      {"norm_num_groups", "3"},
+      {"down_block_types", "[\"DownEncoderBlock2D\"]"},
+      {"up_block_types", "[\"AttnUpDecoderBlock2D\", \"UpDecoderBlock2D\", \"UpDecoderBlock2D\"]"},
+      {"use_quant_conv", "1"},
+      {"mid_block_add_attention", "\"no\""},
       {"act_fn", "\"relu\""}};
   for (const auto& change : cases)
     expect_refused(golden("vae/sd2/config.json"), change,

@@ -4,7 +4,7 @@
 #include "commands/eval_options.hpp"
 #include "core/safetensors.hpp"
 #include "kernels/ops.hpp"
-#include "model/vae.hpp"
+#include "model/vae_tiles.hpp"
 
 namespace strata::commands {
 
@@ -70,6 +70,8 @@ int eval_vae_decode(const Arguments& arguments) {
   add_eval_options(options, "vae folder of diffusers, or the pipeline that holds vae/",
                    "safetensors: latent (N,4,h,w), unscaled",
                    "safetensors to write: image (N,3,H,W), not clamped");
+  options.add()("tile", boost::program_options::value<std::int64_t>()->default_value(0),
+                "pixels a side of overlapping tiles decoded one by one; 0: in one piece");
   if (!options.parse(arguments)) return 0;
   const std::string& output = options.text("output");
   Exec exec(eval_device(options));
@@ -77,7 +79,8 @@ int eval_vae_decode(const Arguments& arguments) {
   const SafetensorsFile input(options.text("input"));
   const Tensor latent = read_image(exec, input, "latent", vae.latent_channels());
   SafetensorsWriter writer;
-  writer.add("image", to_file_layout(exec, vae.decode(exec, latent)));
+  writer.add("image", to_file_layout(exec, decode_in_tiles(exec, vae, latent,
+                                                           options.get<std::int64_t>("tile"))));
   writer.write(output);
   return 0;
 }
