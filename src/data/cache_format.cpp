@@ -115,6 +115,8 @@ void check_consistent(const CacheManifest& m, Keys& keys) {
   if (m.shape.size() != rank || m.shape[0] != m.dim)
     keys.refuse("shape", "does not fit kind and dim");
   if (m.kind == CacheKind::latent && m.tokens != 0) keys.refuse("tokens", "latents have none");
+  if (m.kind == CacheKind::latent && m.holds_moments() && m.dim % 2 != 0)
+    keys.refuse("dim", "moments are a mean and a deviation of every channel");
   if (m.kind == CacheKind::latent && m.dtype == CacheDType::int8)
     keys.refuse("dtype", "int8 is for text only");
 }

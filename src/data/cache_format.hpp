@@ -32,16 +32,16 @@ struct ShardRecord {
 struct CacheManifest {
   CacheKind kind = CacheKind::text;
   std::int64_t count = 0, tokens = 0;  // rows; tokens of all rows (text)
-  std::int64_t dim = 0;                // D (text) or C (latent)
-  std::vector<std::int64_t> shape;     // of one row's element: (D) or (C, h, w)
+  std::int64_t dim = 0;                // D (text), C (latent), 2C (latent moments)
+  std::vector<std::int64_t> shape;     // of one row's element: (D), (C, h, w) or (2C, h, w)
   CacheDType dtype = CacheDType::bfloat16;
   std::string strategy;  // text
   std::int64_t max_tokens = 0;
   std::string attention;  // text: causal | bidirectional
   std::string model;      // the frozen model's folder name
   std::string weights_sha256, tokenizer_sha256, index_sha256;
-  std::string latent_kind;     // latent: sample | mean
-  bool latent_scaled = false;  // latent: multiplied by the VAE's scaling factor
+  std::string latent_kind;     // latent: sample | mean | moments ([mean | std] of the posterior)
+  bool latent_scaled = false;  // latent: shifted and scaled as the diffusion model takes them
   std::vector<ShardRecord> shards;
 
   std::string to_json() const;
@@ -53,6 +53,9 @@ struct CacheManifest {
   std::int64_t elements() const;
   /// The shards' storage errors together, weighted by tokens.
   double storage_error() const;
+  bool holds_moments() const { return latent_kind == "moments"; }
+  /// C of the latents that training sees.
+  std::int64_t latent_channels() const { return holds_moments() ? dim / 2 : dim; }
 };
 
 /// "shard-00012.h5"

@@ -3,6 +3,7 @@
 // read with pread at the dataset's offset, and each row's CRC-32C is checked.
 
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -55,8 +56,12 @@ struct CacheStats {
   std::int64_t count = 0, tokens = 0, bytes = 0, nan = 0, infinite = 0;
   std::int64_t min_tokens = 0, max_tokens = 0;
   std::vector<std::int64_t> token_histogram;   // rows with exactly i tokens (text)
-  double mean = 0, std = 0, min = 0, max = 0;  // of the finite values
   double storage_error = 0;                    // int8: relative root mean square of the rounding
+  double mean = 0, std = 0, min = 0, max = 0;  // of the finite values; of moments, of the means
+  struct Deviations {
+    double mean = 0, min = 0, max = 0;
+  };
+  std::optional<Deviations> deviations;  // of a cache of moments: the posteriors' std
   std::string to_json() const;
 };
 

@@ -56,10 +56,10 @@ void check_latents(const CacheReader& cache, const CacheExpectation& wanted) {
     fail(Exit::mismatch, "{}: is a text cache, latents are needed", cache.dir());
   if (!m.latent_scaled)
     fail(Exit::mismatch, "{}: latents are not scaled by the VAE's scaling factor", cache.dir());
-  if (m.latent_kind != "sample" && m.latent_kind != "mean")
-    fail(Exit::mismatch, "{}: latent_kind {}: sample or mean is needed", cache.dir(),
+  if (m.latent_kind != "sample" && m.latent_kind != "mean" && !m.holds_moments())
+    fail(Exit::mismatch, "{}: latent_kind {}: sample, mean or moments is needed", cache.dir(),
          m.latent_kind);
-  expect(cache.dir(), "latent channels", m.shape[0], wanted.latent_channels);
+  expect(cache.dir(), "latent channels", m.latent_channels(), wanted.latent_channels);
   expect(cache.dir(), "latent height", m.shape[1], wanted.latent_height);
   expect(cache.dir(), "latent width", m.shape[2], wanted.latent_width);
 }
@@ -114,16 +114,17 @@ std::span<const std::int64_t> CacheSet::ids(Part part) const {
 }
 
 Shape CacheSet::latent_shape() const {
-  const auto& shape = latents_.manifest().shape;
-  return {shape[0], shape[1], shape[2]};
+  const CacheManifest& m = latents_.manifest();
+  return {m.latent_channels(), m.shape[1], m.shape[2]};
 }
 
 Batch CacheSet::read(std::span<const SampleOrder::Position> positions, Part part) const {
   const auto list = ids(part);
   const auto count = static_cast<std::int64_t>(positions.size());
-  const Shape latent = latent_shape();
+  const CacheManifest& latent = latents_manifest();
   Batch batch;
-  batch.latents = Buffer(DType::f32, {count, latent[0], latent[1], latent[2]});
+  batch.moments = latent.holds_moments();
+  batch.latents = Buffer(DType::f32, {count, latent.shape[0], latent.shape[1], latent.shape[2]});
   batch.offsets = Buffer(DType::i64, {count + 1});
   if (pooled_dim() > 0) batch.pooled = Buffer(DType::f32, {count, pooled_dim()});
   auto* const offsets = batch.offsets.as<std::int64_t>();
@@ -140,7 +141,7 @@ Batch CacheSet::read(std::span<const SampleOrder::Position> positions, Part part
   batch.tokens = Buffer(DType::f32, {offsets[count], text_dim()});
   for (std::int64_t i = 0; i < count; ++i) {
     latents_.read_row(latents_.find(batch.samples[i]),
-                      batch.latents.as<float>() + i * latent.numel(), nullptr);
+                      batch.latents.as<float>() + i * latent.elements(), nullptr);
     text_.read_row(text_rows[i], batch.tokens.as<float>() + offsets[i] * text_dim(),
                    pooled_dim() > 0 ? batch.pooled.as<float>() + i * pooled_dim() : nullptr);
   }

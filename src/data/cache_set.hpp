@@ -15,7 +15,8 @@ namespace strata {
 struct Batch {
   std::vector<std::int64_t> samples;  // B ids: the keys of all randomness
   std::vector<std::uint32_t> epochs;  // B
-  Buffer latents;                     // (B, C, h, w) f32, scaled
+  Buffer latents;         // (B, C, h, w) f32, scaled; moments: (B, 2C, h, w) [mean | std]
+  bool moments = false;   // `latents` are the posterior's, still to be drawn from
   Buffer tokens;          // (T, D) f32, the texts laid end to end; T may be 0 (then (0, D))
   Buffer offsets;         // (B + 1) i64
   Buffer pooled;          // (B, P) f32, or absent
@@ -65,7 +66,7 @@ class CacheSet {
 
   std::int64_t text_dim() const { return text_.manifest().dim; }
   std::int64_t pooled_dim() const { return text_.pooled_dim(); }
-  /// (C, h, w)
+  /// (C, h, w) of the latents that training sees
   Shape latent_shape() const;
   const CacheManifest& latents_manifest() const { return latents_.manifest(); }
   const CacheManifest& text_manifest() const { return text_.manifest(); }

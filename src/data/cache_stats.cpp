@@ -39,13 +39,14 @@ CacheStats cache_stats(const CacheReader& cache) {
   stats.tokens = manifest.tokens;
   stats.storage_error = manifest.storage_error();
   for (const ShardRecord& shard : manifest.shards) stats.bytes += shard.bytes;
-  Sums sums;
+  Sums sums, deviations;
   std::vector<float> values, pooled(static_cast<std::size_t>(cache.pooled_dim()));
   for (std::int64_t row = 0; row < cache.rows(); ++row) {
     const std::int64_t tokens = cache.tokens(row);
     values.resize(static_cast<std::size_t>(tokens * manifest.elements()));
     cache.read_row(row, values.data(), pooled.data());
-    for (float value : values) sums.add(value);
+    const std::size_t means = manifest.holds_moments() ? values.size() / 2 : values.size();
+    for (std::size_t i = 0; i < values.size(); ++i) (i < means ? sums : deviations).add(values[i]);
     for (float value : pooled) sums.add(value);
     if (manifest.kind != CacheKind::text) continue;
     const auto bin = static_cast<std::size_t>(tokens);
@@ -54,8 +55,11 @@ CacheStats cache_stats(const CacheReader& cache) {
     stats.min_tokens = row == 0 ? tokens : std::min(stats.min_tokens, tokens);
     stats.max_tokens = std::max(stats.max_tokens, tokens);
   }
-  stats.nan = sums.nan;
-  stats.infinite = sums.infinite;
+  stats.nan = sums.nan + deviations.nan;
+  stats.infinite = sums.infinite + deviations.infinite;
+  if (deviations.finite > 0)
+    stats.deviations = {deviations.sum / static_cast<double>(deviations.finite), deviations.min,
+                        deviations.max};
   if (sums.finite == 0) return stats;
   const auto n = static_cast<double>(sums.finite);
   stats.mean = sums.sum / n;
@@ -78,6 +82,9 @@ std::string CacheStats::to_json() const {
                               {"min_tokens", min_tokens},
                               {"max_tokens", max_tokens}};
   if (storage_error > 0) json["storage_error"] = storage_error;
+  if (deviations)
+    json["deviations"] = {
+        {"mean", deviations->mean}, {"min", deviations->min}, {"max", deviations->max}};
   json["token_histogram"] = nlohmann::ordered_json::object();
   for (std::size_t tokens = 0; tokens < token_histogram.size(); ++tokens)
     if (token_histogram[tokens] > 0)

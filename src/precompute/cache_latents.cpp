@@ -37,7 +37,7 @@ std::string folder_name(const std::string& dir) {
 
 CachePlan make_plan(const LatentOptions& options, const Vae& vae, const Index& index) {
   const int side = options.resolution / vae.downsample_factor();
-  const std::int64_t channels = vae.latent_channels();
+  const std::int64_t channels = vae.latent_channels() * (options.kind == "moments" ? 2 : 1);
   CachePlan plan;
   CacheManifest& m = plan.manifest;
   m.kind = CacheKind::latent;
@@ -61,8 +61,8 @@ CachePlan make_plan(const LatentOptions& options, const Vae& vae, const Index& i
 }
 
 void check(const LatentOptions& options, const Vae& vae) {
-  if (options.kind != "sample" && options.kind != "mean")
-    fail(Exit::usage, "--kind {}: sample or mean", options.kind);
+  if (options.kind != "sample" && options.kind != "mean" && options.kind != "moments")
+    fail(Exit::usage, "--kind {}: sample, mean or moments", options.kind);
   if (options.dtype == CacheDType::int8) fail(Exit::usage, "--dtype int8: is for text caches only");
   if (options.batch < 1) fail(Exit::usage, "--batch {}: at least 1", options.batch);
   const int factor = vae.downsample_factor();
@@ -88,31 +88,49 @@ Tensor load_images(Exec& exec, const Index& index, const LatentOptions& options,
   return images;
 }
 
-/// Moments (B,h,w,C) -> scaled latents (B,C,h,w).
-Tensor draw_latents(Exec& exec, const Moments& moments, const LatentOptions& options, float scaling,
-                    std::int64_t first) {
+/// Moments (B,h,w,C) -> (B,2C,h,w) [mean | std] of the latents that the diffusion model takes.
+Tensor scale_moments(Exec& exec, const Moments& moments, const LatentScaling& scaling) {
   const Shape shape = moments.mean.tensor().shape;
   const std::int64_t batch = shape[0], pixels = shape[1] * shape[2], channels = shape[3];
-  Tensor latents = exec.empty(DType::f32, {batch, channels, shape[1], shape[2]});
-  const bool sampled = options.kind == "sample";
-  if (sampled) {
-    std::vector<PhiloxCounter> counters;
-    for (std::int64_t i = 0; i < batch; ++i)
-      counters.push_back({static_cast<std::uint64_t>(first + i), 0, Purpose::posterior});
-    ops::normals(exec, latents, {options.seed}, counters.data());
-  }
+  const Tensor scaled = exec.empty(DType::f32, {batch, 2 * channels, shape[1], shape[2]});
   const float* mean = moments.mean.as<float>();
   const float* logvar = moments.logvar.as<float>();
-  float* out = latents.as<float>();
+  float* out = scaled.as<float>();
   for (std::int64_t b = 0; b < batch; ++b)
     for (std::int64_t c = 0; c < channels; ++c)
       for (std::int64_t p = 0; p < pixels; ++p) {
-        const std::int64_t from = (b * pixels + p) * channels + c,
-                           to = (b * channels + c) * pixels + p;
-        const float spread = sampled ? std::exp(0.5f * logvar[from]) * out[to] : 0.0f;
-        out[to] = scaling * (mean[from] + spread);
+        const std::int64_t from = (b * pixels + p) * channels + c;
+        float* to = out + (2 * b * channels + c) * pixels + p;
+        to[0] = scaling.to_model(mean[from]);
+        to[channels * pixels] = scaling.scale * std::exp(0.5f * logvar[from]);
       }
+  return scaled;
+}
+
+/// One draw (B,C,h,w) from each posterior (B,2C,h,w); row i is sample first + i.
+Tensor draw(Exec& exec, Tensor moments, std::uint64_t seed, std::int64_t first) {
+  Shape shape = moments.shape;
+  shape[1] /= 2;
+  const Tensor latents = exec.empty(DType::f32, shape);
+  std::vector<PhiloxCounter> counters;
+  for (std::int64_t i = 0; i < shape[0]; ++i)
+    counters.push_back({static_cast<std::uint64_t>(first + i), 0, Purpose::posterior});
+  ops::normals(exec, latents, {seed}, counters.data());
+  ops::draw_posterior(exec, latents, moments, latents);
   return latents;
+}
+
+/// What is stored of samples [first, first + B), a row each: (B,C,h,w), or all of the moments.
+Tensor values_to_store(Exec& exec, Tensor moments, const LatentOptions& options,
+                       std::int64_t first) {
+  const Shape& s = moments.shape;
+  if (options.kind == "moments") return moments;
+  if (options.kind == "sample") return draw(exec, moments, options.seed, first);
+  const Tensor means = exec.empty(DType::f32, {s[0], s[1] / 2, s[2], s[3]});
+  const std::int64_t row = means.numel() / s[0];
+  for (std::int64_t b = 0; b < s[0]; ++b)
+    std::copy_n(moments.as<float>() + 2 * b * row, row, means.as<float>() + b * row);
+  return means;
 }
 
 }  // namespace
@@ -136,9 +154,9 @@ bool cache_latents(const LatentOptions& options, Communicator& communicator) {
           const ArenaScope scope(exec.arena);
           const std::int64_t rows = std::min<std::int64_t>(options.batch, end - first);
           const Tensor images = load_images(exec, index, options, first, rows);
-          const Tensor latents =
-              draw_latents(exec, vae.encode(exec, images), options, vae.scaling_factor(), first);
-          for (std::int64_t i = 0; i < rows; ++i) writer.append(latents.rows(i, i + 1));
+          const Tensor moments = scale_moments(exec, vae.encode(exec, images), vae.scaling());
+          const Tensor values = values_to_store(exec, moments, options, first);
+          for (std::int64_t i = 0; i < rows; ++i) writer.append(values.rows(i, i + 1));
           progress(rows);
         }
         writer.finish();

@@ -13,8 +13,10 @@ struct LatentOptions {
   std::string vae;    // folder of the VAE, or of the pipeline that holds it
   std::string index;  // index.jsonl
   std::string out;
-  int resolution = 256;         // square; a multiple of the VAE's downsampling
-  std::string kind = "sample";  // sample: a draw from the posterior; mean: its mean
+  int resolution = 256;  // square; a multiple of the VAE's downsampling
+  /// sample: one draw from the posterior; mean: its mean; moments: its mean and deviation, from
+  /// which training draws afresh in every epoch.
+  std::string kind = "sample";
   CacheDType dtype = CacheDType::bfloat16;
   Resample resample = Resample::bilinear;
   DType compute = DType::f32;
@@ -24,8 +26,9 @@ struct LatentOptions {
   bool overwrite = false;
 };
 
-/// Collective. Writes the latent cache: scaling_factor * (mean + exp(logvar / 2) * noise), the
-/// noise of a sample being a pure function of (seed, sample id). Finished shards of a killed run
+/// Collective. Writes the latent cache. With m = (mean - shift) * scale and s = exp(logvar / 2) *
+/// scale (LatentScaling), a row is m (mean), m + s * noise (sample; the noise is a pure function of
+/// (seed, sample id)) or [m | s] along the channels (moments). Finished shards of a killed run
 /// are kept; the result is byte-identical whatever the ranks and kills. False when the cache was
 /// complete before.
 bool cache_latents(const LatentOptions& options, Communicator& communicator);

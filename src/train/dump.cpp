@@ -21,9 +21,9 @@ void StepDump::append(Floats& to, Tensor from) {
         from.dtype == DType::bf16 ? to_float(from.as<bf16>()[i]) : from.as<float>()[i];
 }
 
-void StepDump::add(const Batch& batch, const NoisedBatch& noised, const Conditioning& conditioning,
-                   Tensor loss) {
-  append(latents_, batch.latents);
+void StepDump::add(const Batch& batch, Tensor latents, const NoisedBatch& noised,
+                   const Conditioning& conditioning, Tensor loss) {
+  append(latents_, latents);
   append(noise_, noised.noise);
   append(noisy_, noised.noisy);
   append(text_, conditioning.text.tokens);

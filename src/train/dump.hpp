@@ -17,8 +17,9 @@ namespace strata {
 ///   (b+1) i64; pooled (b,P) f32 where the model takes one.
 class StepDump {
  public:
-  void add(const Batch& batch, const NoisedBatch& noised, const Conditioning& conditioning,
-           Tensor loss);
+  /// latents: what the noise was added to.
+  void add(const Batch& batch, Tensor latents, const NoisedBatch& noised,
+           const Conditioning& conditioning, Tensor loss);
   /// metadata: strings beside the tensors (step, learning rate, precision, ...). Error(73) or (74).
   void write(const std::string& path, const std::map<std::string, std::string>& metadata) const;
 

@@ -29,7 +29,10 @@ nlohmann::ordered_json cache_json(const std::string& dir, const CacheManifest& m
   j["index_sha256"] = manifest.index_sha256;
   j["model"] = manifest.model;
   j["weights_sha256"] = manifest.weights_sha256;
-  if (manifest.kind == CacheKind::text) j["strategy"] = manifest.strategy;
+  if (manifest.kind == CacheKind::text)
+    j["strategy"] = manifest.strategy;
+  else
+    j["latent_kind"] = manifest.latent_kind;
   j["count"] = manifest.count;
   return j;
 }

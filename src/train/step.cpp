@@ -6,6 +6,7 @@
 #include "kernels/ops.hpp"
 #include "model/weights.hpp"
 #include "train/conditioning.hpp"
+#include "train/latents.hpp"
 #include "train/setup.hpp"
 
 namespace strata {
@@ -64,8 +65,9 @@ StepOutcome Learner::step(bool stop, StepDump* dump) {
     const Batch batch = loader_->next();
     const Conditioning caption =
         make_conditioning(exec_, batch, dtype, key_, c.caption_drop, config_.data.pooled);
+    const Tensor latents = draw_latents(exec_, key_, batch, batch.epochs);
     const NoisedBatch noised =
-        add_noise_to(exec_, schedule_, key_, batch.samples, batch.epochs, batch.latents,
+        add_noise_to(exec_, schedule_, key_, batch.samples, batch.epochs, latents,
                      {.min_snr_gamma = config_.diffusion.min_snr_gamma, .dtype = dtype});
 
     UNet::Saved saved;
@@ -83,7 +85,7 @@ StepOutcome Learner::step(bool stop, StepDump* dump) {
     double& lane = lanes[static_cast<std::size_t>(m) * ranks + communicator_.rank()];
     for (std::int64_t b = 0; b < microbatch_; ++b)
       lane += double{noised.weight.as<float>()[b]} * loss.as<float>()[b];
-    if (dump) dump->add(batch, noised, caption, loss);
+    if (dump) dump->add(batch, latents, noised, caption, loss);
   }
 
   lanes.back() = stop ? 1 : 0;

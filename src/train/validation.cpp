@@ -6,6 +6,7 @@
 #include "diffusion/loss.hpp"
 #include "kernels/ops.hpp"
 #include "train/conditioning.hpp"
+#include "train/latents.hpp"
 
 namespace strata {
 
@@ -31,8 +32,9 @@ void measure(Exec& exec, const UNet& unet, const Weights& weights, const NoiseSc
   for (const auto sample : batch.samples)
     timesteps.push_back(validation_timestep(sample, k, options.timesteps, schedule.timesteps()));
   const std::vector<std::uint32_t> epochs(size, last_epoch - static_cast<std::uint32_t>(k));
-  const auto noised = add_noise_to(exec, schedule, validation_key, batch.samples, epochs,
-                                   batch.latents, {.dtype = dtype, .timesteps = timesteps});
+  const Tensor latents = draw_latents(exec, validation_key, batch, epochs);
+  const auto noised = add_noise_to(exec, schedule, validation_key, batch.samples, epochs, latents,
+                                   {.dtype = dtype, .timesteps = timesteps});
   const auto conditioning =
       make_conditioning(exec, batch, dtype, validation_key, 0, options.pooled);
   const Tensor prediction = unet.forward(exec, weights, noised.sample, noised.timesteps,

@@ -50,6 +50,15 @@ inline CachePlan latent_plan(std::int64_t rows, CacheDType dtype) {
   return plan;
 }
 
+/// As latent_plan's in f32, with a mean and a deviation of each of the 4 channels.
+inline CachePlan moments_plan(std::int64_t rows) {
+  CachePlan plan = latent_plan(rows, CacheDType::float32);
+  plan.manifest.latent_kind = "moments";
+  plan.manifest.dim = 8;
+  plan.manifest.shape = {8, 2, 3};
+  return plan;
+}
+
 /// Writes rows of a shard; stops after `rows` of them (-1: all, and finishes it).
 inline void write_shard(const CacheBuilder& builder, std::int64_t shard, std::int64_t rows = -1) {
   const CachePlan& plan = builder.plan();

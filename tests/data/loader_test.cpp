@@ -47,6 +47,18 @@ TEST_F(LoaderTest, BatchesHoldWhatTheCachesHold) {
   for (int e = 0; e < 3; ++e) EXPECT_EQ(batch.pooled.as<float>()[3 + e], fixture_value(1004, e));
 }
 
+TEST_F(LoaderTest, MomentsAreHandedOverWhole) {
+  write_cache(folder_ / "moments", moments_plan(50));
+  const CacheSet set = CacheSet::open(folder_ / "moments", folder_ / "text");
+  EXPECT_EQ(set.latent_shape(), (Shape{4, 2, 3}));
+  const std::vector<SampleOrder::Position> positions{{7, 0}, {49, 2}};
+  const Batch batch = set.read(positions);
+  EXPECT_TRUE(batch.moments);
+  EXPECT_EQ(batch.latents.tensor().shape, (Shape{2, 8, 2, 3}));
+  for (int e = 0; e < 48; ++e) EXPECT_EQ(batch.latents.as<float>()[48 + e], fixture_value(49, e));
+  EXPECT_FALSE(open().read(positions).moments);
+}
+
 TEST_F(LoaderTest, OrderIsIndependentOfRanks) {
   const CacheSet set = open();
   const SampleOrder order(set.size(), 17);
@@ -166,6 +178,19 @@ TEST_F(LoaderTest, RefusesWhatDoesNotFitTheConfig) {
   unscaled.manifest.latent_scaled = false;
   write_cache(folder_ / "unscaled", unscaled);
   EXPECT_EQ(code({}, "unscaled"), 78);
+  CachePlan median = latent_plan(50, CacheDType::float32);
+  median.manifest.latent_kind = "median";
+  write_cache(folder_ / "median", median);
+  EXPECT_EQ(code({}, "median"), 78);
+  write_cache(folder_ / "moments", moments_plan(50));
+  EXPECT_EQ(code({.latent_channels = 4}, "moments"), 0);
+  EXPECT_EQ(code({.latent_channels = 8}, "moments"), 78);
+  CachePlan odd = latent_plan(50, CacheDType::float32);
+  odd.manifest.latent_kind = "moments";
+  odd.manifest.dim = 3;
+  odd.manifest.shape = {3, 2, 3};
+  write_cache(folder_ / "odd", odd);
+  EXPECT_EQ(code({}, "odd"), 65);
   EXPECT_EQ(code({}, "nowhere"), 65);
 }
 

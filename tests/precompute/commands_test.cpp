@@ -63,6 +63,20 @@ TEST_F(Commands, FromPicturesToACheckedCache) {
   EXPECT_NE(run("inspect " + source_ + "/tests/golden/vae/sd2").out.find("\"tensors\""),
             std::string::npos);
 
+  const std::string moments =
+      "cache latents --index index.jsonl --out moments --kind moments --vae " + source_ +
+      "/tests/golden/vae/sd2 --resolution 16";
+  ASSERT_EQ(run(moments).code, 0);
+  EXPECT_EQ(run("cache verify moments").code, 0);
+  outcome = run("cache stats moments --json");
+  EXPECT_NE(outcome.out.find("\"deviations\":{\"mean\":"), std::string::npos) << outcome.out;
+  EXPECT_NE(run("cache stats moments").err.find("latent moments cache"), std::string::npos);
+  EXPECT_NE(run("inspect moments --json").out.find("\"latent_kind\":\"moments\""),
+            std::string::npos);
+  expect_failure("cache latents --index index.jsonl --out x --kind median --vae " + source_ +
+                     "/tests/golden/vae/sd2",
+                 64, "--kind median");
+
   expect_failure(latents + "--resolution 32", 73, "other settings");
   std::fstream(folder_ / "latents/shard-00000.h5", std::ios::in | std::ios::out | std::ios::binary)
       .seekp(-1, std::ios::end)

@@ -32,7 +32,9 @@ inline std::vector<float> tiny_values(std::int64_t sample, std::int64_t count, P
   return values;
 }
 
-inline void write_tiny_cache(const std::string& dir, CacheKind kind, std::int64_t count) {
+/// latent_kind: sample or moments. The i-th sample has id 3 i + 1.
+inline void write_tiny_cache(const std::string& dir, CacheKind kind, std::int64_t count,
+                             const std::string& latent_kind = "sample") {
   CachePlan plan;
   auto& m = plan.manifest;
   m.kind = kind;
@@ -51,9 +53,9 @@ inline void write_tiny_cache(const std::string& dir, CacheKind kind, std::int64_
     m.tokenizer_sha256 = sha256_hex("tiny tokenizer");
     plan.pooled_dim = tiny_pooled_dim;
   } else {
-    m.dim = 4;
-    m.shape = {4, tiny_size, tiny_size};
-    m.latent_kind = "sample";
+    m.dim = latent_kind == "moments" ? 8 : 4;
+    m.shape = {m.dim, tiny_size, tiny_size};
+    m.latent_kind = latent_kind;
     m.latent_scaled = true;
   }
   plan.rows_per_shard = count;
@@ -73,8 +75,8 @@ inline void write_tiny_cache(const std::string& dir, CacheKind kind, std::int64_
       writer.append(view_of(values.data(), {tokens[i], tiny_text_dim}),
                     view_of(pooled.data(), {tiny_pooled_dim}));
     } else {
-      const auto values = tiny_values(i, 4 * tiny_size * tiny_size, Purpose::posterior, 1.7f);
-      writer.append(view_of(values.data(), {4, tiny_size, tiny_size}));
+      const auto values = tiny_values(i, m.elements(), Purpose::posterior, 1.7f);
+      writer.append(view_of(values.data(), {m.dim, tiny_size, tiny_size}));
     }
   }
   writer.finish();
@@ -96,6 +98,7 @@ inline UNetConfig tiny_unet() {
 /// Caches and U-Net config below `dir`.
 inline void write_tiny_inputs(const std::string& dir, std::int64_t samples) {
   write_tiny_cache(dir + "/latents", CacheKind::latent, samples);
+  write_tiny_cache(dir + "/moments", CacheKind::latent, samples, "moments");
   write_tiny_cache(dir + "/text", CacheKind::text, samples);
   write_file_atomically(dir + "/config.json", tiny_unet().to_json());
 }

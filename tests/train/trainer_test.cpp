@@ -7,9 +7,12 @@
 
 #include <cmath>
 #include <csignal>
+#include <cstring>
+#include <set>
 
 #include "../dist/job.hpp"
 #include "core/safetensors.hpp"
+#include "kernels/ops.hpp"
 #include "model/weights.hpp"
 #include "tiny_run.hpp"
 #include "train/checkpoint.hpp"
@@ -87,6 +90,63 @@ TEST_F(Training, TheSameRunWhateverTheRanks) {
   EXPECT_NEAR(a[1]["loss"].get<double>(), b[1]["loss"].get<double>(), 1e-6);
   for (std::int64_t step = 1; step <= 20; ++step)
     EXPECT_NEAR(a[step]["loss"].get<double>(), b[step]["loss"].get<double>(), 1e-5) << step;
+}
+
+TEST_F(Training, MomentsAreDrawnAfreshInEveryEpochWhateverTheRanks) {
+  const std::vector<std::string> moments{"data.latents=" + dir_ + "/moments", "train.steps=6"};
+  const auto together = config("together", moments), alone = config("alone", moments);
+  TrainOptions options;
+  options.dump_steps = 6;
+  run_training(together, options, world());
+  train_alone(alone, options);
+  if (world().rank() != 0) return;
+  std::map<std::int64_t, std::set<std::string>> draws;
+  for (std::int64_t step = 1; step <= 6; ++step) {
+    for (const char* tensor : {"sample", "epoch", "latents", "noisy"})
+      EXPECT_EQ(rows_by_sample(together, step, world().size(), tensor),
+                rows_by_sample(alone, step, 1, tensor))
+          << tensor << " of step " << step;
+    const auto epochs = rows_by_sample(alone, step, 1, "epoch");
+    for (const auto& [sample, bytes] : rows_by_sample(alone, step, 1, "latents")) {
+      draws[sample].insert(bytes);
+      std::int64_t epoch = 0;
+      std::memcpy(&epoch, epochs.at(sample).data(), sizeof epoch);
+      constexpr std::int64_t size = 4 * tiny_size * tiny_size;
+      const auto row = tiny_values((sample - 1) / 3, 2 * size, Purpose::posterior, 1.7f);
+      Exec exec;
+      const Buffer noise(DType::f32, {1, size});
+      const PhiloxCounter at{static_cast<std::uint64_t>(sample), static_cast<std::uint32_t>(epoch),
+                             Purpose::posterior};
+      ops::normals(exec, noise, {static_cast<std::uint64_t>(alone.train.seed)}, &at);
+      for (std::int64_t i = 0; i < size; ++i) {
+        float drawn = 0;
+        std::memcpy(&drawn, bytes.data() + i * sizeof drawn, sizeof drawn);
+        const double wanted = row[i] + double{row[size + i]} * noise.as<float>()[i];
+        ASSERT_EQ(drawn, static_cast<float>(wanted)) << "sample " << sample << " epoch " << epoch;
+      }
+    }
+  }
+  EXPECT_EQ(draws.size(), 24u);  // 6 steps of 8 are two epochs
+  for (const auto& [sample, different] : draws) EXPECT_EQ(different.size(), 2u) << sample;
+}
+
+TEST_F(Training, MomentsContinueBitwiseAndAreAnotherRunThanSamples) {
+  const std::string moments = "data.latents=" + dir_ + "/moments";
+  const std::vector<std::string> held{moments, "validation.fraction=0.3", "validation.every=6",
+                                      "train.steps=12"};
+  const auto whole = config("whole", held), rest = config("halves", held);
+  run_training(whole, {}, world());
+  auto half = held;
+  half.back() = "train.steps=6";
+  run_training(config("halves", half), {}, world());
+  run_training(rest, {}, world());
+  EXPECT_EQ(code_of(config("halves")), Exit::mismatch);
+  if (world().rank() != 0) return;
+  auto a = metrics_of(whole), b = metrics_of(rest);
+  for (std::int64_t step = 1; step <= 12; ++step)
+    for (const char* key : {"loss", "grad_norm"}) EXPECT_EQ(a[step][key], b[step][key]) << step;
+  EXPECT_EQ(read_file(RunFolder{whole.output.dir}.validation()),
+            read_file(RunFolder{rest.output.dir}.validation()));
 }
 
 TEST_F(Training, TreeReductionGivesTheSameBits) {

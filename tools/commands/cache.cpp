@@ -45,7 +45,8 @@ int cache_latents(const Arguments& arguments, Communicator& world) {
       "out,o", po::value<std::string>(), "the cache's folder")(
       "resolution", po::value<int>()->default_value(256), "side of the square pictures in pixels")(
       "kind", po::value<std::string>()->default_value("sample"),
-      "sample (a draw from the posterior) or mean")(
+      "sample (a draw from the posterior), mean, or moments (mean and deviation: training draws "
+      "afresh every epoch; twice the bytes)")(
       "dtype", po::value<std::string>()->default_value("bfloat16"), "bfloat16, float16 or float32")(
       "resample", po::value<std::string>()->default_value("bilinear"),
       "bilinear, bicubic or lanczos")("precision", po::value<std::string>()->default_value("fp32"),
@@ -104,7 +105,8 @@ int cache_stats(const Arguments& arguments) {
     return 0;
   }
   const CacheManifest& manifest = cache.manifest();
-  log::info("{}: {} cache, {}", cache.dir(), manifest.kind == CacheKind::text ? "text" : "latent",
+  log::info("{}: {} cache, {}", cache.dir(),
+            manifest.kind == CacheKind::text ? "text" : "latent " + manifest.latent_kind,
             name_of(manifest.dtype));
   log::info("  samples {}, tokens {}, bytes {}", stats.count, stats.tokens, stats.bytes);
   log::info("  NaN {}, infinite {}", stats.nan, stats.infinite);
@@ -113,6 +115,9 @@ int cache_stats(const Arguments& arguments) {
   if (manifest.dtype == CacheDType::int8)
     log::info("  int8 took away {:.3g} of the values (relative root mean square)",
               stats.storage_error);
+  if (const auto& d = stats.deviations)
+    log::info("  deviations of the posteriors: mean {:.5g}, min {:.5g}, max {:.5g}", d->mean,
+              d->min, d->max);
   print_histogram(stats.token_histogram);
   return 0;
 }
