@@ -6,6 +6,7 @@
 
 #include "diffusion/sample_loop.hpp"
 #include "kernels/ops.hpp"
+#include "model/vae_tiles.hpp"
 
 namespace strata {
 
@@ -78,13 +79,12 @@ TextOfBatch gather_text(Exec& exec, const EncodedPrompts& prompts,
   return batch;
 }
 
-std::vector<Image> decode(Exec& exec, const Vae& vae, Tensor latents) {
+std::vector<Image> decode(Exec& exec, const Vae& vae, Tensor latents, int tile) {
   float* values = latents.as<float>();
   for (std::int64_t i = 0; i < latents.numel(); ++i) values[i] = vae.scaling().to_vae(values[i]);
   ArenaScope scope(exec.arena);
-  const Tensor decoded = vae.decode(exec, to_device(exec, latents, DType::f32));
-  Buffer pixels(DType::f32, decoded.shape);
-  memory::copy(pixels.tensor().data, host_device, decoded.data, decoded.device, decoded.bytes());
+  const Buffer pixels = decode_in_tiles(exec, vae, to_device(exec, latents, DType::f32), tile);
+  const Tensor decoded = pixels;
   std::vector<Image> images;
   const std::int64_t row = decoded.numel() / decoded.shape[0];
   for (std::int64_t b = 0; b < decoded.shape[0]; ++b) {
@@ -123,7 +123,7 @@ std::vector<Image> generate_images(Exec& exec, const UNet& unet, const Weights& 
     const auto text = gather_text(exec, prompts, batch, weights.flat().dtype);
     Buffer latents = initial_noise(exec, batch, model.in_channels, height, width);
     sample_latents(exec, unet, weights, text.text, text.pooled, latents, *sampler, options.cfg);
-    auto decoded = decode(exec, vae, latents);
+    auto decoded = decode(exec, vae, latents, options.tile);
     std::move(decoded.begin(), decoded.begin() + static_cast<std::ptrdiff_t>(count),
               std::back_inserter(images));
     begin += count;

@@ -33,6 +33,7 @@ struct GenerateOptions {
   int batch = 8;          // every forward has this shape, short batches are padded
   int latent_height = 0;  // 0: the U-Net's sample size
   int latent_width = 0;
+  int tile = 0;  // pixels a side of the tiles that the VAE decodes (decode_in_tiles); 0: one piece
 };
 
 /// Pictures of `requests`, in their order. The noise is a pure function of (seed, variation), and a

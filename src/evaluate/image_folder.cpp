@@ -77,6 +77,7 @@ class Folder {
       line["cfg"] = cfg_;
       line["steps"] = options_.steps;
       line["sampler"] = options_.sampler;
+      if (options_.tile > 0) line["tile"] = options_.tile;
       line["checkpoint"] = options_.checkpoint;
       lines += line.dump() + "\n";
     }
@@ -99,6 +100,7 @@ class Folder {
     text.emplace_back("cfg", format_cfg(cfg_));
     text.emplace_back("steps", fmt::format("{}", options_.steps));
     text.emplace_back("sampler", options_.sampler);
+    if (options_.tile > 0) text.emplace_back("tile", fmt::format("{}", options_.tile));
     text.emplace_back("checkpoint", options_.checkpoint);
     return text;
   }

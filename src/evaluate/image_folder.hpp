@@ -22,6 +22,7 @@ struct ImageFolderOptions {
   std::uint64_t seed = 0;  // of prompt 0; prompt r of the file has seed + r
   int images_per_prompt = 1;
   int batch = 8;  // images that one call of the maker gets at most
+  int tile = 0;   // GenerateOptions::tile
   TextField field = TextField::prompt;
   std::string checkpoint;  // hash of the weights, for the manifest
   bool overwrite = false;  // images of other settings are replaced instead of refused

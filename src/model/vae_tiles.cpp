@@ -92,10 +92,15 @@ void decode_one(Exec& exec, const Vae& vae, Tensor image, Tensor latent, std::in
 
 }  // namespace
 
+void check_tile(const Vae& vae, std::int64_t tile) {
+  const std::int64_t quarters = 4 * std::int64_t{vae.downsample_factor()};
+  if (tile < 0 || tile % quarters != 0)
+    fail(Exit::usage, "--tile {}: not a multiple of {} pixels", tile, quarters);
+}
+
 Buffer decode_in_tiles(Exec& exec, const Vae& vae, Tensor latent, std::int64_t tile) {
+  check_tile(vae, tile);
   const std::int64_t factor = vae.downsample_factor();
-  if (tile < 0 || tile % (4 * factor) != 0)
-    fail(Exit::usage, "--tile {}: not a multiple of {} pixels", tile, 4 * factor);
   const Shape& s = latent.shape;
   if (tile == 0 || std::max(s[1], s[2]) <= tile / factor) {
     const ArenaScope scope(exec.arena);

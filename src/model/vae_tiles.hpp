@@ -17,4 +17,7 @@ namespace strata {
 /// Error(64) unless tile is a multiple of 4 latent pixels.
 Buffer decode_in_tiles(Exec&, const Vae&, Tensor latent, std::int64_t tile);
 
+/// The same error, before there is anything to decode.
+void check_tile(const Vae&, std::int64_t tile);
+
 }  // namespace strata

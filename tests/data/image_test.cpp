@@ -67,6 +67,20 @@ TEST(Image, EqualsPillowInEveryByte) {
   EXPECT_EQ(count, 107);
 }
 
+// As Pillow's convert("RGB"): a picture is taken as it is stored.
+TEST(Image, ExifOrientationIsLeftAlone) {
+  const std::string plain = read_file(folder + "rgb-444.jpg");
+  const std::string exif(
+      "\xff\xe1\x00\x22"
+      "Exif\0\0II*\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0\x06\0\0\0\0\0\0\0",
+      36);
+  const DecodeResult turned = decode_image(plain.substr(0, 2) + exif + plain.substr(2));
+  ASSERT_TRUE(turned) << turned.error;
+  const Image straight = load("rgb-444.jpg");
+  EXPECT_EQ(turned.image.width, straight.width);
+  EXPECT_EQ(turned.image.rgb, straight.rgb);
+}
+
 TEST(Image, DamagedFilesAreReportedAndNeverThrow) {
   for (const char* name : {"rgb-420.jpg", "rgb-progressive.jpg", "cmyk.jpg", "rgb.png",
                            "interlaced.png", "palette.png", "lossy.webp", "lossless-alpha.webp"}) {

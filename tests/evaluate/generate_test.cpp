@@ -36,12 +36,13 @@ class Generate : public ::testing::Test {
     ops::normals(exec_, values.reshape({1, values.numel()}), {seed}, &at);
   }
 
-  std::vector<Image> make(std::vector<ImageRequest> requests, DType dtype = DType::f32) {
+  std::vector<Image> make(std::vector<ImageRequest> requests, DType dtype = DType::f32,
+                          int tile = 0) {
     Buffer weights(dtype, {unet_.parameters().numel()});
     ops::cast(exec_, weights, flat_);
     exec_.weights_changed();
     return generate_images(exec_, unet_, {unet_.parameters(), weights}, SamplerConfig(), vae_,
-                           prompts_, requests, {.cfg = 7, .steps = 2, .batch = 4});
+                           prompts_, requests, {.cfg = 7, .steps = 2, .batch = 4, .tile = tile});
   }
 
   Exec exec_;
@@ -74,6 +75,12 @@ TEST_F(Generate, SeedVariationAndTextMatter) {
   EXPECT_NE(images[0].rgb, images[2].rgb);
   EXPECT_NE(images[0].rgb, images[3].rgb);
   EXPECT_EQ(images[0].rgb, images[4].rgb);
+}
+
+TEST_F(Generate, TilesSmallerThanThePictureMatter) {
+  const std::vector<ImageRequest> one{{0, 7, 0}};
+  EXPECT_EQ(make(one, DType::f32, 32)[0].rgb, make(one)[0].rgb);
+  EXPECT_NE(make(one, DType::f32, 16)[0].rgb, make(one)[0].rgb);
 }
 
 // A prompt without tokens and with a pooled vector of zeros is the unconditional one: guidance,

@@ -134,6 +134,7 @@ TEST_F(EvalModel, ExitCodesAndOneLineOfCause) {
       {fmt::format("vae-encode --model '{0}' --input '{0}/expected.safetensors' --output '{1}'",
                    golden("vae/old"), folder_ + "/none/out.safetensors"),
        Exit::cannot_create, "/none/"},
+      {"vae-decode --tile 12 " + files(golden("vae/sd2")), Exit::usage, "--tile 12"},
   };
   for (const auto& wanted : cases) {
     const Outcome run = eval(wanted.arguments);

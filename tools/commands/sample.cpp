@@ -7,6 +7,7 @@
 #include "evaluate/denoiser.hpp"
 #include "evaluate/encode_prompts.hpp"
 #include "evaluate/image_folder.hpp"
+#include "model/vae_tiles.hpp"
 #include "model/weights.hpp"
 
 namespace strata::commands {
@@ -32,6 +33,8 @@ void add_options(Options& options) {
       "batch", po::value<int>()->default_value(8), "images at once on a rank")(
       "size", po::value<int>()->default_value(0),
       "pixels a side (default: the U-Net's sample size)")(
+      "tile", po::value<int>()->default_value(0),
+      "pixels a side of overlapping tiles that the VAE decodes one by one; 0: in one piece")(
       "text-field", po::value<std::string>()->default_value("prompt"), "prompt | upsampled")(
       "strategy", po::value<std::string>(), "text strategy (default: the checkpoint's, else last)")(
       "attention", po::value<std::string>(), "auto | causal | bidirectional")(
@@ -76,6 +79,7 @@ ImageFolderOptions folder_options(const Options& options) {
   folder.seed = options.get<std::uint64_t>("seed");
   folder.images_per_prompt = options.get<int>("images-per-prompt");
   folder.batch = options.get<int>("batch");
+  folder.tile = options.get<int>("tile");
   if (folder.images_per_prompt < 1 || folder.images_per_prompt > 100'000)
     fail(Exit::usage, "--images-per-prompt {}", folder.images_per_prompt);
   if (folder.batch < 1 || folder.batch > 4096) fail(Exit::usage, "--batch {}", folder.batch);
@@ -137,6 +141,8 @@ int sample(const Arguments& arguments, Communicator& world) {
   const int size = options.get<int>("size"), factor = vae.downsample_factor();
   if (size < 0 || size % factor != 0)
     fail(Exit::usage, "--size {}: not a multiple of the VAE's {}", size, factor);
+  check_tile(vae, folder.tile);
+  generate.tile = folder.tile;
   generate.latent_height = generate.latent_width = size / factor;
 
   const std::int64_t made = fill_image_folder(
