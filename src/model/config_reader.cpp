@@ -1,5 +1,6 @@
 #include "model/config_reader.hpp"
 
+#include <algorithm>
 #include <nlohmann/json.hpp>
 
 #include "core/error.hpp"
@@ -12,6 +13,17 @@ namespace {
 
 constexpr std::uint64_t max_bytes = std::uint64_t{1} << 20;
 constexpr std::size_t max_list = 16;
+
+bool is_integer(const nlohmann::json& value, std::int64_t least, std::int64_t most) {
+  if (!value.is_number_integer()) return false;
+  const bool too_large =
+      value.is_number_unsigned() && value.get<std::uint64_t>() > static_cast<std::uint64_t>(most);
+  return !too_large && value.get<std::int64_t>() >= least && value.get<std::int64_t>() <= most;
+}
+
+bool is_bounded_list(const nlohmann::json& value) {
+  return value.is_array() && !value.empty() && value.size() <= max_list;
+}
 
 }  // namespace
 
@@ -41,6 +53,14 @@ bool ConfigReader::has(const std::string& key) const {
   return !impl_->at(key).is_null();
 }
 
+bool ConfigReader::is_null(const std::string& key) const {
+  return impl_->json.contains(key) && !has(key);
+}
+
+bool ConfigReader::is_list(const std::string& key) const {
+  return impl_->at(key).is_array();
+}
+
 void ConfigReader::refuse(const std::string& key, const std::string& why) const {
   std::string value = impl_->at(key).dump();
   if (value.size() > 200) value = value.substr(0, 200) + "...";
@@ -52,10 +72,7 @@ std::int64_t ConfigReader::integer(const std::string& key, std::int64_t otherwis
   const auto& value = impl_->at(key);
   if (value.is_null()) return otherwise;
   if (!value.is_number_integer()) refuse(key, "not an integer");
-  const bool too_large =
-      value.is_number_unsigned() && value.get<std::uint64_t>() > static_cast<std::uint64_t>(most);
-  if (too_large || value.get<std::int64_t>() < least || value.get<std::int64_t>() > most)
-    refuse(key, fmt::format("not in {}..{}", least, most));
+  if (!is_integer(value, least, most)) refuse(key, fmt::format("not in {}..{}", least, most));
   return value.get<std::int64_t>();
 }
 
@@ -101,16 +118,49 @@ std::vector<std::int64_t> ConfigReader::integers(const std::string& key,
                                                  std::int64_t least, std::int64_t most) const {
   const auto& value = impl_->at(key);
   if (value.is_null()) return otherwise;
-  if (!value.is_array() || value.empty() || value.size() > max_list)
-    refuse(key, fmt::format("not a list of 1 to {} integers", max_list));
+  if (!is_bounded_list(value)) refuse(key, fmt::format("not a list of 1 to {} integers", max_list));
   std::vector<std::int64_t> list;
   for (const auto& entry : value) {
-    const bool fits = entry.is_number_integer() &&
-                      (!entry.is_number_unsigned() ||
-                       entry.get<std::uint64_t>() <= static_cast<std::uint64_t>(most)) &&
-                      entry.get<std::int64_t>() >= least && entry.get<std::int64_t>() <= most;
-    if (!fits) refuse(key, fmt::format("an entry is not an integer in {}..{}", least, most));
+    if (!is_integer(entry, least, most))
+      refuse(key, fmt::format("an entry is not an integer in {}..{}", least, most));
     list.push_back(entry.get<std::int64_t>());
+  }
+  return list;
+}
+
+std::vector<std::vector<std::int64_t>> ConfigReader::nested_integers(const std::string& key,
+                                                                     std::size_t count,
+                                                                     std::int64_t otherwise,
+                                                                     std::int64_t least,
+                                                                     std::int64_t most) const {
+  const auto& value = impl_->at(key);
+  using Lists = std::vector<std::vector<std::int64_t>>;
+  if (!value.is_array()) return Lists(count, {integer(key, otherwise, least, most)});
+  if (value.size() != count) refuse(key, fmt::format("needs {} entries", count));
+  Lists lists;
+  for (const auto& entry : value) {
+    const auto list = entry.is_array() ? entry : nlohmann::json::array({entry});
+    if (!is_bounded_list(list))
+      refuse(key, fmt::format("an entry has not 1 to {} integers", max_list));
+    auto& integers = lists.emplace_back();
+    for (const auto& number : list) {
+      if (!is_integer(number, least, most))
+        refuse(key, fmt::format("an entry is not an integer in {}..{}", least, most));
+      integers.push_back(number.get<std::int64_t>());
+    }
+  }
+  return lists;
+}
+
+std::vector<bool> ConfigReader::booleans(const std::string& key, std::size_t count,
+                                         bool otherwise) const {
+  const auto& value = impl_->at(key);
+  if (!value.is_array()) return std::vector<bool>(count, boolean(key, otherwise));
+  if (value.size() != count) refuse(key, fmt::format("needs {} entries", count));
+  std::vector<bool> list;
+  for (const auto& entry : value) {
+    if (!entry.is_boolean()) refuse(key, "an entry is neither true nor false");
+    list.push_back(entry.get<bool>());
   }
   return list;
 }
@@ -119,8 +169,7 @@ std::vector<std::string> ConfigReader::strings(const std::string& key,
                                                std::vector<std::string> otherwise) const {
   const auto& value = impl_->at(key);
   if (value.is_null()) return otherwise;
-  if (!value.is_array() || value.empty() || value.size() > max_list)
-    refuse(key, fmt::format("not a list of 1 to {} names", max_list));
+  if (!is_bounded_list(value)) refuse(key, fmt::format("not a list of 1 to {} names", max_list));
   std::vector<std::string> list;
   for (const auto& entry : value) {
     if (!entry.is_string()) refuse(key, "an entry is not a name");
@@ -139,6 +188,18 @@ void ConfigReader::require(const std::string& key,
     names += (names.empty() ? "" : ", ") + std::string(text);
   }
   refuse(key, fmt::format("not supported (supported: {})", names));
+}
+
+void ConfigReader::require_not_null(const std::string& key) const {
+  if (is_null(key)) refuse(key, "not supported");
+}
+
+void ConfigReader::refuse_unknown(std::span<const std::string_view> known) const {
+  for (const auto& [key, value] : impl_->json.items()) {
+    if (key.starts_with('_') || value.is_null() || value == false) continue;
+    if (std::find(known.begin(), known.end(), key) == known.end())
+      refuse(key, "unknown: it may change what the model computes");
+  }
 }
 
 }  // namespace strata

@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <initializer_list>
 #include <memory>
+#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -19,6 +20,9 @@ class ConfigReader {
   ~ConfigReader();
 
   bool has(const std::string& key) const;
+  /// The key is there with the value null.
+  bool is_null(const std::string& key) const;
+  bool is_list(const std::string& key) const;
   std::int64_t integer(const std::string& key, std::int64_t otherwise, std::int64_t least,
                        std::int64_t most) const;
   double number(const std::string& key, double otherwise) const;
@@ -33,11 +37,22 @@ class ConfigReader {
   /// A list of any length, at most 16.
   std::vector<std::int64_t> integers(const std::string& key, std::vector<std::int64_t> otherwise,
                                      std::int64_t least, std::int64_t most) const;
+  /// A list of `count` entries, each an integer or a list of integers; one integer stands for all.
+  std::vector<std::vector<std::int64_t>> nested_integers(const std::string& key, std::size_t count,
+                                                         std::int64_t otherwise, std::int64_t least,
+                                                         std::int64_t most) const;
+  /// A list of `count` truth values, or one for all of them.
+  std::vector<bool> booleans(const std::string& key, std::size_t count, bool otherwise) const;
   std::vector<std::string> strings(const std::string& key,
                                    std::vector<std::string> otherwise) const;
 
   /// Fails unless the key is absent, null or one of `allowed`, each written as JSON.
   void require(const std::string& key, std::initializer_list<const char*> allowed) const;
+  /// Fails where the key is there and null: for keys whose null means something else than absence.
+  void require_not_null(const std::string& key) const;
+  /// Fails on a key that is not among `known`, unless it begins with an underscore or is null or
+  /// false, which ask for nothing.
+  void refuse_unknown(std::span<const std::string_view> known) const;
   [[noreturn]] void refuse(const std::string& key, const std::string& why) const;
 
  private:

@@ -17,10 +17,11 @@ constexpr float spatial_norm_eps =
 
 TransformerBlock::TransformerBlock(ParameterTable& table, const std::string& name,
                                    const Config& config)
-    : inner_(4 * config.width) {
+    : inner_(4 * config.width), text_only_(config.text_only) {
   const std::int64_t width = config.width;
   norm1_ = LayerNorm(table, name + ".norm1", width, layer_norm_eps);
-  self_ = Attention(table, name + ".attn1", {width, width, config.heads});
+  first_ =
+      Attention(table, name + ".attn1", {width, text_only_ ? config.context : width, config.heads});
   norm2_ = LayerNorm(table, name + ".norm2", width, layer_norm_eps);
   cross_ = Attention(table, name + ".attn2", {width, config.context, config.heads});
   norm3_ = LayerNorm(table, name + ".norm3", width, layer_norm_eps);
@@ -39,23 +40,24 @@ Tensor TransformerBlock::forward(Exec& exec, const Weights& weights, Ragged x, R
   const auto kept = [&](auto& part) { return saved ? &part : nullptr; };
 
   s.x = rows;
-  s.after_self = exec.empty(rows.dtype, rows.shape);
+  s.after_first = exec.empty(rows.dtype, rows.shape);
   {
     std::optional<ArenaScope> scope;
     if (!saved) scope.emplace(exec.arena);
     const Ragged normed1{norm1_.forward(exec, weights, rows, kept(s.stats1)), x.offsets};
-    self_.forward(exec, weights, normed1, normed1, kept(s.self), s.after_self);
+    first_.forward(exec, weights, normed1, text_only_ ? text : normed1, kept(s.first),
+                   s.after_first);
   }
-  ops::add(exec, s.after_self, s.after_self, rows);
+  ops::add(exec, s.after_first, s.after_first, rows);
 
   s.after_cross = exec.empty(rows.dtype, rows.shape);
   {
     std::optional<ArenaScope> scope;
     if (!saved) scope.emplace(exec.arena);
-    const Ragged normed2{norm2_.forward(exec, weights, s.after_self, kept(s.stats2)), x.offsets};
+    const Ragged normed2{norm2_.forward(exec, weights, s.after_first, kept(s.stats2)), x.offsets};
     cross_.forward(exec, weights, normed2, text, kept(s.cross), s.after_cross);
   }
-  ops::add(exec, s.after_cross, s.after_cross, s.after_self);
+  ops::add(exec, s.after_cross, s.after_cross, s.after_first);
 
   s.normed3 = norm3_.forward(exec, weights, s.after_cross, kept(s.stats3));
   s.gate_in = expand_.forward(exec, weights, s.normed3);
@@ -82,18 +84,19 @@ void TransformerBlock::backward(Exec& exec, const Weights& weights, Gradients& g
   norm3_.backward(exec, weights, gradients, dafter_cross, dnormed, saved.after_cross, saved.stats3);
   ops::add(exec, dafter_cross, dafter_cross, dy);
 
-  const Tensor dafter_self = exec.empty(dy.dtype, saved.x.shape);
+  const Tensor dafter_first = exec.empty(dy.dtype, saved.x.shape);
   cross_.backward(exec, weights, gradients, saved.cross, dnormed, dtext, dafter_cross);
-  norm2_.backward(exec, weights, gradients, dafter_self, dnormed, saved.after_self, saved.stats2);
-  ops::add(exec, dafter_self, dafter_self, dafter_cross);
+  norm2_.backward(exec, weights, gradients, dafter_first, dnormed, saved.after_first, saved.stats2);
+  ops::add(exec, dafter_first, dafter_first, dafter_cross);
 
-  self_.backward(exec, weights, gradients, saved.self, dnormed, {}, dafter_self);
+  first_.backward(exec, weights, gradients, saved.first, dnormed, text_only_ ? dtext : Tensor{},
+                  dafter_first);
   norm1_.backward(exec, weights, gradients, dx, dnormed, saved.x, saved.stats1);
-  ops::add(exec, dx, dx, dafter_self);
+  ops::add(exec, dx, dx, dafter_first);
 }
 
 void TransformerBlock::count(Flops& flops, double pixels, double tokens) const {
-  self_.count(flops, pixels, pixels);
+  first_.count(flops, pixels, text_only_ ? tokens : pixels);
   cross_.count(flops, pixels, tokens);
   expand_.count(flops, pixels);
   contract_.count(flops, pixels);
@@ -105,13 +108,14 @@ SpatialTransformer::SpatialTransformer(ParameterTable& table, const std::string&
                                        const Config& config) {
   const int first = table.size();
   const auto stored = config.linear_projection ? MatrixShape::matrix : MatrixShape::conv_1x1;
-  const std::int64_t channels = config.channels;
+  const std::int64_t channels = config.channels, width = channels / config.heads * config.heads;
   norm_ = GroupNorm(table, name + ".norm", channels, config.groups, spatial_norm_eps);
-  proj_in_ = Linear(table, name + ".proj_in", channels, channels, true, stored);
+  proj_in_ = Linear(table, name + ".proj_in", channels, width, true, stored);
   for (std::int64_t i = 0; i < config.layers; ++i)
-    blocks_.emplace_back(table, fmt::format("{}.transformer_blocks.{}", name, i),
-                         TransformerBlock::Config{channels, config.heads, config.context});
-  proj_out_ = Linear(table, name + ".proj_out", channels, channels, true, stored);
+    blocks_.emplace_back(
+        table, fmt::format("{}.transformer_blocks.{}", name, i),
+        TransformerBlock::Config{width, config.heads, config.context, config.text_only});
+  proj_out_ = Linear(table, name + ".proj_out", width, channels, true, stored);
   ids_ = ids_since(table, first);
 }
 
@@ -145,15 +149,16 @@ Tensor SpatialTransformer::forward(Exec& exec, const Weights& weights, Tensor x,
 void SpatialTransformer::backward(Exec& exec, const Weights& weights, Gradients& gradients,
                                   const Saved& saved, Tensor dx, Tensor dtext, Tensor dy) const {
   const ArenaScope scope(exec.arena);
-  const Shape rows = saved.normed.shape;
-  Tensor dhidden = exec.empty(dy.dtype, rows), dnext = exec.empty(dy.dtype, rows);
+  const Shape rows = saved.normed.shape, hidden = saved.projected.shape;
+  Tensor dhidden = exec.empty(dy.dtype, hidden), dnext = exec.empty(dy.dtype, hidden);
   proj_out_.backward(exec, weights, gradients, dhidden, dy.reshape(rows), saved.projected);
   for (std::size_t i = blocks_.size(); i-- > 0;) {
     blocks_[i].backward(exec, weights, gradients, saved.blocks[i], dnext, dtext, dhidden);
     std::swap(dhidden, dnext);
   }
-  proj_in_.backward(exec, weights, gradients, dnext, dhidden, saved.normed);
-  norm_.backward(exec, weights, gradients, dx, dnext.reshape(dx.shape), saved.x, saved.stats);
+  const Tensor dnormed = hidden == rows ? dnext : exec.empty(dy.dtype, rows);
+  proj_in_.backward(exec, weights, gradients, dnormed, dhidden, saved.normed);
+  norm_.backward(exec, weights, gradients, dx, dnormed.reshape(dx.shape), saved.x, saved.stats);
   ops::add(exec, dx, dx, dy);
 }
 

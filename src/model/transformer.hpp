@@ -4,16 +4,18 @@
 
 namespace strata {
 
-/// diffusers' BasicTransformerBlock: self-attention, cross-attention, GEGLU feed-forward, each
-/// behind a LayerNorm and around a residual connection.
+/// diffusers' BasicTransformerBlock: self-attention (or, text_only, attention to the text once
+/// more), cross-attention, GEGLU feed-forward, each behind a LayerNorm and around a residual
+/// connection.
 class TransformerBlock {
  public:
   struct Config {
     std::int64_t width, heads, context;
+    bool text_only = false;
   };
   struct Saved {
-    Tensor x, stats1, after_self, stats2, after_cross, stats3, normed3, gate_in, gated;
-    Attention::Saved self, cross;
+    Tensor x, stats1, after_first, stats2, after_cross, stats3, normed3, gate_in, gated;
+    Attention::Saved first, cross;
   };
 
   TransformerBlock(ParameterTable&, const std::string& name, const Config&);
@@ -27,17 +29,19 @@ class TransformerBlock {
 
  private:
   LayerNorm norm1_, norm2_, norm3_;
-  Attention self_, cross_;
+  Attention first_, cross_;
   Linear expand_, contract_;
   std::int64_t inner_;
+  bool text_only_;
 };
 
 /// diffusers' Transformer2DModel: GroupNorm, projection, transformer blocks, projection, residual.
+/// Between the projections the width is that of the heads together: channels, where they divide it.
 class SpatialTransformer {
  public:
   struct Config {
     std::int64_t channels, heads, context, layers, groups;
-    bool linear_projection;
+    bool linear_projection, text_only = false;
   };
   struct Saved {
     Tensor x, stats, normed, projected;

@@ -2,8 +2,6 @@
 // The denoiser: a U-Net with cross-attention to text (Rombach et al., CVPR 2022), as diffusers'
 // UNet2DConditionModel computes it.
 
-#include <array>
-
 #include "model/embedding.hpp"
 #include "model/unet_blocks.hpp"
 #include "model/unet_config.hpp"
@@ -22,10 +20,13 @@ class UNet {
   /// Activations that backward needs. They live in exec's arena, and sample, text and pooled are
   /// referred to: the caller keeps all of them until backward is done.
   struct Saved {
+    bool recompute = false;  // set before forward: stages keep nothing and run again in backward
     VectorEmbedding::Saved time, pooled;
-    Tensor embedding, sample, tokens, projected_tokens, last, last_stats, last_normed;
+    Conditions conditions;
+    Tensor embedding, sample, tokens, last, last_stats, last_normed;
     std::vector<DownBlock::Saved> down;
-    std::array<Stage::Saved, 2> middle;
+    std::vector<Stage::Saved> middle;
+    std::vector<Tensor> middle_inputs;
     std::vector<UpBlock::Saved> up;
   };
 
@@ -47,14 +48,19 @@ class UNet {
   Flops flops(std::int64_t height, std::int64_t width, std::int64_t tokens) const;
 
  private:
-  Stage make_stage(const std::string& block, int index, int level, std::int64_t in, bool attention);
+  /// transformer_layers < 0: no transformer.
+  Stage make_stage(const std::string& block, int index, int level, std::int64_t in,
+                   std::int64_t transformer_layers, bool only_cross_attention);
   void add_down_blocks(std::vector<std::int64_t>& skip_channels);
+  void add_middle();
   void add_up_blocks(std::vector<std::int64_t>& skip_channels);
   std::vector<ParamId> completion_order() const;
   /// Elements of the largest tensor between two stages of a batch.
   std::int64_t largest_between_stages(const Shape& sample) const;
   Tensor embed(Exec&, const Weights&, Tensor timesteps, Tensor pooled, DType, Saved*) const;
   Tensor embed_text(Exec&, const Weights&, Tensor tokens, Saved*) const;
+  /// 2 x - 1
+  Tensor center(Exec&, Tensor sample) const;
   void backward_embeddings(Exec&, const Weights&, Gradients&, const Saved&,
                            const ConditionGradients&) const;
 
@@ -65,7 +71,7 @@ class UNet {
   VectorEmbedding time_embedding_, pooled_embedding_;
   std::optional<Linear> text_projection_;
   std::vector<DownBlock> down_;
-  std::vector<Stage> middle_;
+  std::vector<Stage> middle_;  // two, one or none
   std::vector<UpBlock> up_;
   std::vector<ParamId> input_ids_, output_ids_, embedding_ids_;
 };

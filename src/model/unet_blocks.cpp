@@ -7,6 +7,12 @@ namespace strata {
 Tensor Stage::forward(Exec& exec, const Weights& weights, Tensor x, const Conditions& conditions,
                       Saved* saved, Tensor y) const {
   if (!y) y = exec.empty(x.dtype, {x.shape[0], x.shape[1], x.shape[2], out()});
+  return run(exec, weights, x, conditions, saved && saved->recompute ? nullptr : saved, y);
+}
+
+/// saved null: nothing is kept.
+Tensor Stage::run(Exec& exec, const Weights& weights, Tensor x, const Conditions& conditions,
+                  Saved* saved, Tensor y) const {
   std::optional<ArenaScope> inference;
   if (!saved) inference.emplace(exec.arena);
   const Tensor hidden =
@@ -19,15 +25,21 @@ Tensor Stage::forward(Exec& exec, const Weights& weights, Tensor x, const Condit
 }
 
 Tensor Stage::backward(Exec& exec, const Weights& weights, Gradients& gradients, const Saved& saved,
-                       Chain& chain, const ConditionGradients& dconditions, Tensor dy,
+                       Tensor x, Chain& chain, const ConditionGradients& dconditions, Tensor dy,
                        Tensor dx) const {
+  if (saved.recompute) {
+    const ArenaScope scope(exec.arena);
+    Saved again;
+    run(exec, weights, x, dconditions.conditions, &again, exec.empty(dy.dtype, dy.shape));
+    return backward(exec, weights, gradients, again, x, chain, dconditions, dy, dx);
+  }
   Tensor dhidden = dy;
   if (transformer_) {
     dhidden = chain.next(dy.shape);
     transformer_->backward(exec, weights, gradients, saved.transformer, dhidden, dconditions.dtext,
                            dy);
   }
-  if (!dx) dx = chain.next(saved.resblock.x.shape);
+  if (!dx) dx = chain.next(x.shape);
   resblock_.backward(exec, weights, gradients, saved.resblock, dx, dconditions.dtime, dhidden);
   return dx;
 }
@@ -48,13 +60,14 @@ void Stage::append_completion_order(std::vector<ParamId>& order) const {
 Tensor DownBlock::forward(Exec& exec, const Weights& weights, Tensor x,
                           const Conditions& conditions, std::vector<Tensor>& skips,
                           Saved* saved) const {
-  if (saved) saved->stages.resize(stages_.size());
+  if (saved) saved->stages.resize(stages_.size(), {.recompute = saved->recompute});
   for (std::size_t i = 0; i < stages_.size(); ++i) {
+    if (saved) saved->inputs.push_back(x);
     x = stages_[i].forward(exec, weights, x, conditions, saved ? &saved->stages[i] : nullptr);
     skips.push_back(x);
   }
   if (downsampler_) {
-    if (saved) saved->downsampler_x = x;
+    if (saved) saved->inputs.push_back(x);
     x = downsampler_->conv.forward(exec, weights, x);
     skips.push_back(x);
   }
@@ -70,13 +83,14 @@ Tensor DownBlock::backward(Exec& exec, const Weights& weights, Gradients& gradie
   };
   if (downsampler_) {
     add_skip();
-    const Tensor dx = chain.next(saved.downsampler_x.shape);
-    downsampler_->conv.backward(exec, weights, gradients, dx, dy, saved.downsampler_x);
+    const Tensor x = saved.inputs.back(), dx = chain.next(x.shape);
+    downsampler_->conv.backward(exec, weights, gradients, dx, dy, x);
     dy = dx;
   }
   for (std::size_t i = stages_.size(); i-- > 0;) {
     add_skip();
-    dy = stages_[i].backward(exec, weights, gradients, saved.stages[i], chain, dconditions, dy);
+    dy = stages_[i].backward(exec, weights, gradients, saved.stages[i], saved.inputs[i], chain,
+                             dconditions, dy);
   }
   return dy;
 }
@@ -98,33 +112,46 @@ void DownBlock::append_completion_order(std::vector<ParamId>& order) const {
 
 // --- UpBlock ------------------------------------------------------------------------------------
 
+Tensor UpBlock::join(Exec& exec, Tensor x, Tensor skip) const {
+  const Tensor joined =
+      exec.empty(x.dtype, {x.shape[0], x.shape[1], x.shape[2], x.shape[3] + skip.shape[3]});
+  ops::concat(exec, joined, x, skip);
+  return joined;
+}
+
 Tensor UpBlock::forward(Exec& exec, const Weights& weights, Tensor x, const Conditions& conditions,
                         std::vector<Tensor>& skips, Saved* saved) const {
-  if (saved) saved->stages.resize(stages_.size());
+  const bool keep = saved && !saved->recompute;
+  if (saved) saved->stages.resize(stages_.size(), {.recompute = saved->recompute});
   for (std::size_t i = 0; i < stages_.size(); ++i) {
     const Tensor skip = skips.back();
     skips.pop_back();
-    if (saved) saved->incoming.push_back(x.shape);
     const Tensor y = exec.empty(x.dtype, {x.shape[0], x.shape[1], x.shape[2], stages_[i].out()});
-    std::optional<ArenaScope> inference;
-    if (!saved) inference.emplace(exec.arena);
-    const Tensor joined =
-        exec.empty(x.dtype, {x.shape[0], x.shape[1], x.shape[2], x.shape[3] + skip.shape[3]});
-    ops::concat(exec, joined, x, skip);
+    std::optional<ArenaScope> scope;
+    if (!keep) scope.emplace(exec.arena);
+    const Tensor joined = join(exec, x, skip);
+    if (saved) {
+      saved->inputs.push_back(x);
+      saved->skips.push_back(skip);
+      if (keep) saved->joined.push_back(joined);
+    }
     x = stages_[i].forward(exec, weights, joined, conditions, saved ? &saved->stages[i] : nullptr,
                            y);
   }
-  if (upsampler_) {
-    const Shape target = skips.back().shape;
-    const Tensor upsampled = exec.empty(x.dtype, {x.shape[0], target[1], target[2], x.shape[3]});
-    ops::upsample_nearest(exec, upsampled, x);
-    if (saved) {
-      saved->upsampler_x = x.shape;
-      saved->upsampled = upsampled;
-    }
-    x = upsampler_->conv.forward(exec, weights, upsampled);
+  if (!upsampler_) return x;
+  const Shape target = skips.back().shape;
+  const Shape upsampled_shape{x.shape[0], target[1], target[2], x.shape[3]};
+  const Tensor y = exec.empty(x.dtype, upsampler_->conv.output_shape(upsampled_shape));
+  std::optional<ArenaScope> scope;
+  if (!keep) scope.emplace(exec.arena);
+  const Tensor upsampled = exec.empty(x.dtype, upsampled_shape);
+  ops::upsample_nearest(exec, upsampled, x);
+  if (saved) {
+    saved->inputs.push_back(x);
+    saved->upsampled_shape = upsampled_shape;
+    if (keep) saved->upsampled = upsampled;
   }
-  return x;
+  return upsampler_->conv.forward(exec, weights, upsampled, y);
 }
 
 Tensor UpBlock::backward(Exec& exec, const Weights& weights, Gradients& gradients,
@@ -132,20 +159,26 @@ Tensor UpBlock::backward(Exec& exec, const Weights& weights, Gradients& gradient
                          std::vector<Tensor>& dskips, Tensor dy) const {
   if (upsampler_) {
     const ArenaScope scope(exec.arena);
-    const Tensor dupsampled = exec.empty(dy.dtype, saved.upsampled.shape);
-    upsampler_->conv.backward(exec, weights, gradients, dupsampled, dy, saved.upsampled);
-    dy = chain.next(saved.upsampler_x);
+    const Tensor x = saved.inputs.back();
+    Tensor upsampled = saved.upsampled;
+    if (saved.recompute) {
+      upsampled = exec.empty(x.dtype, saved.upsampled_shape);
+      ops::upsample_nearest(exec, upsampled, x);
+    }
+    const Tensor dupsampled = exec.empty(dy.dtype, saved.upsampled_shape);
+    upsampler_->conv.backward(exec, weights, gradients, dupsampled, dy, upsampled);
+    dy = chain.next(x.shape);
     ops::upsample_nearest_backward(exec, dy, dupsampled);
   }
   for (std::size_t i = stages_.size(); i-- > 0;) {
-    const Tensor& joined = saved.stages[i].resblock.x;
-    Shape skip = joined.shape;
-    skip[3] -= saved.incoming[i][3];
-    dskips.push_back(exec.empty(dy.dtype, skip));
+    const Tensor x = saved.inputs[i], skip = saved.skips[i];
+    dskips.push_back(exec.empty(dy.dtype, skip.shape));
     const ArenaScope scope(exec.arena);
+    const Tensor joined = saved.recompute ? join(exec, x, skip) : saved.joined[i];
     const Tensor djoined = exec.empty(dy.dtype, joined.shape);
-    stages_[i].backward(exec, weights, gradients, saved.stages[i], chain, dconditions, dy, djoined);
-    dy = chain.next(saved.incoming[i]);
+    stages_[i].backward(exec, weights, gradients, saved.stages[i], joined, chain, dconditions, dy,
+                        djoined);
+    dy = chain.next(x.shape);
     ops::split(exec, dy, dskips.back(), djoined);
   }
   return dy;

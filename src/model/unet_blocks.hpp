@@ -16,14 +16,17 @@ struct Conditions {
   Ragged text;  // (T,cross_attention_dim)
 };
 
-/// Gradients of the same, f32, summed over the blocks; dtext is absent when nobody needs it.
+/// The same conditions with their gradients, f32, summed over the blocks; dtext is absent when
+/// nobody needs it.
 struct ConditionGradients {
+  Conditions conditions;
   Tensor dtime, dtext;
 };
 
 class Stage {
  public:
   struct Saved {
+    bool recompute = false;  // nothing is kept: backward runs forward again (Chen et al., 2016)
     ResBlock::Saved resblock;
     SpatialTransformer::Saved transformer;
   };
@@ -33,14 +36,16 @@ class Stage {
 
   /// x (B,H,W,in) -> (B,H,W,out), in y where given.
   Tensor forward(Exec&, const Weights&, Tensor x, const Conditions&, Saved*, Tensor y = {}) const;
-  /// dy, the chain's last tensor -> dx, which is the chain's next unless given.
-  Tensor backward(Exec&, const Weights&, Gradients&, const Saved&, Chain&,
+  /// x as in forward; dy, the chain's last tensor -> dx, which is the chain's next unless given.
+  Tensor backward(Exec&, const Weights&, Gradients&, const Saved&, Tensor x, Chain&,
                   const ConditionGradients&, Tensor dy, Tensor dx = {}) const;
   void count(Flops&, double pixels, double tokens) const;
   void append_completion_order(std::vector<ParamId>&) const;
   std::int64_t out() const { return resblock_.out(); }
 
  private:
+  Tensor run(Exec&, const Weights&, Tensor x, const Conditions&, Saved*, Tensor y) const;
+
   ResBlock resblock_;
   std::optional<SpatialTransformer> transformer_;
 };
@@ -54,8 +59,9 @@ struct Resampler {
 class DownBlock {
  public:
   struct Saved {
+    bool recompute = false;
     std::vector<Stage::Saved> stages;
-    Tensor downsampler_x;
+    std::vector<Tensor> inputs;  // of the stages and of the downsampler
   };
 
   DownBlock(std::vector<Stage> stages, std::optional<Resampler> downsampler)
@@ -79,10 +85,13 @@ class DownBlock {
 class UpBlock {
  public:
   struct Saved {
+    bool recompute = false;
     std::vector<Stage::Saved> stages;
-    std::vector<Shape> incoming;  // of each stage, before the skip is concatenated
-    Shape upsampler_x;
-    Tensor upsampled;
+    std::vector<Tensor> inputs;  // of the stages before the skip is concatenated, of the upsampler
+    std::vector<Tensor> skips;
+    std::vector<Tensor> joined;  // input and skip; not kept where they are joined again
+    Shape upsampled_shape;
+    Tensor upsampled;  // likewise
   };
 
   UpBlock(std::vector<Stage> stages, std::optional<Resampler> upsampler)
@@ -98,6 +107,8 @@ class UpBlock {
   void append_completion_order(std::vector<ParamId>&) const;
 
  private:
+  Tensor join(Exec&, Tensor x, Tensor skip) const;
+
   std::vector<Stage> stages_;
   std::optional<Resampler> upsampler_;
 };

@@ -33,20 +33,36 @@ Buffer read_checked(const SafetensorsFile& file, const std::string& name, const 
   return file.read_f32(name);
 }
 
+/// One a sample, or a single one () or (1) for all of them.
 Buffer read_timesteps(const SafetensorsFile& file, std::int64_t batch) {
-  checked_entry(file, "timestep", {batch});
-  const Buffer whole = file.read_i64("timestep");
+  const char* name = "timestep";
+  const bool single = file.contains(name) && (file.entries().at(name).shape.empty() ||
+                                              file.entries().at(name).shape == Extents{1});
+  if (!single) checked_entry(file, name, {batch});
+  const Buffer whole = file.read_i64(name);
   Buffer timesteps(DType::f32, {batch});
-  std::transform(whole.as<std::int64_t>(), whole.as<std::int64_t>() + batch, timesteps.as<float>(),
-                 [](std::int64_t t) { return static_cast<float>(t); });
+  for (std::int64_t b = 0; b < batch; ++b)
+    timesteps.as<float>()[b] = static_cast<float>(whole.as<std::int64_t>()[single ? 0 : b]);
   return timesteps;
+}
+
+/// Every level halves the image; with downsample_padding 0 a side of 1 has no half.
+void check_size(const SafetensorsFile& file, const UNetConfig& config, const Shape& sample) {
+  if (config.downsample_padding != 0) return;
+  const std::int64_t least = std::int64_t{1} << (config.levels() - 1);
+  if (sample[2] < least || sample[3] < least)
+    fail(Exit::data, "{}: tensor sample is {} x {}: the model needs {} x {} at least", file.path(),
+         sample[2], sample[3], least, least);
 }
 
 /// Packs the attended tokens of all captions end to end.
 void read_text(const SafetensorsFile& file, const UNetConfig& config, std::int64_t batch,
                UNetExample& example) {
   const std::string name = "encoder_hidden_states", mask_name = "encoder_attention_mask";
-  const std::int64_t length = checked_entry(file, name, {batch, -1, config.text_dim()}).shape[1];
+  const bool ignored = !config.attends() && config.encoder_hid_dim == 0;
+  const auto& extents =
+      checked_entry(file, name, {batch, -1, ignored ? -1 : config.text_dim()}).shape;
+  const std::int64_t length = extents[1], width = extents[2];
   const Buffer hidden = file.read_f32(name);
   std::vector<std::int64_t> mask(static_cast<std::size_t>(batch * length), 1);
   if (file.contains(mask_name)) {
@@ -58,7 +74,12 @@ void read_text(const SafetensorsFile& file, const UNetConfig& config, std::int64
         fail(Exit::data, "{}: tensor {} has the value {}, not 0 or 1", file.path(), mask_name,
              value);
   }
-  const std::int64_t kept = std::count(mask.begin(), mask.end(), 1), width = config.text_dim();
+  const std::int64_t kept = std::count(mask.begin(), mask.end(), 1);
+  if (kept < batch * length && config.replaces_self_attention())
+    fail(Exit::data,
+         "{}: tensor {} hides tokens, which only_cross_attention = true would still look at: not "
+         "supported",
+         file.path(), mask_name);
   example.tokens = Buffer(DType::f32, {kept, width});
   example.offsets = Buffer(DType::i64, {batch + 1});
   std::int64_t* offsets = example.offsets.as<std::int64_t>();
@@ -121,6 +142,7 @@ UNetExample UNetExample::read(const SafetensorsFile& file, const UNetConfig& con
   example.sample = read_checked(file, "sample", {-1, config.in_channels, -1, -1});
   const Shape& shape = example.sample.tensor().shape;
   const std::int64_t batch = shape[0];
+  check_size(file, config, shape);
   example.timesteps = read_timesteps(file, batch);
   read_text(file, config, batch, example);
   if (config.pooled_dim)
@@ -133,7 +155,7 @@ UNetExample UNetExample::read(const SafetensorsFile& file, const UNetConfig& con
 }
 
 UNetOutcome run(Exec& exec, const UNet& unet, const Weights& weights, const UNetExample& example,
-                Gradients* gradients) {
+                Gradients* gradients, bool recompute) {
   const ArenaScope scope(exec.arena);
   const DType dtype = weights.flat().dtype;
   const Tensor sample = upload_image(exec, example.sample, dtype);
@@ -141,7 +163,7 @@ UNetOutcome run(Exec& exec, const UNet& unet, const Weights& weights, const UNet
   const TextBatch text{upload(exec, example.tokens, dtype), example.offsets};
   const Tensor pooled = unet.config().pooled_dim ? upload(exec, example.pooled, dtype) : Tensor{};
 
-  UNet::Saved saved;
+  UNet::Saved saved{.recompute = recompute};
   const Tensor prediction =
       unet.forward(exec, weights, sample, timesteps, text, pooled, gradients ? &saved : nullptr);
   UNetOutcome outcome{download_image(exec, prediction)};

@@ -115,6 +115,9 @@ void describe_machine(Table t, OptimizationConfig& c) {
            "tree = the same bits on 1, 2 and 4 ranks");
   t.number("bucket_mb", c.bucket_mb, 0.001, 65536, Effect::rounding,
            "gradient bucket that is reduced at once, in MB of fp32");
+  t.other("recompute", &c.recompute, Effect::none,
+          "keep no activations inside the blocks and run each again in the backward pass: less "
+          "memory, the same bits");
   t.integer("threads", c.threads, 0, 4096, Effect::none,
             "threads a rank; 0 = what the launcher allows");
   t.integer("log_every", c.log_every, 1, 1e9, Effect::none, "steps between records of metrics");

@@ -24,12 +24,13 @@ constexpr std::uint64_t max_toml_bytes = 1 << 20;
 constexpr int max_dots_in_line = 256;  // a dotted key nests once a dot, and the parser recurses
 
 /// What users of diffusers' and kohya's training scripts look for.
-constexpr std::array<std::pair<std::string_view, std::string_view>, 20> known_elsewhere{{
+constexpr std::array<std::pair<std::string_view, std::string_view>, 21> known_elsewhere{{
     {"output_dir", "output.dir"},
     {"pretrained_model_name_or_path", "model.init"},
     {"max_train_steps", "train.steps"},
     {"train_batch_size", "train.microbatch"},
     {"gradient_accumulation_steps", "train.batch"},
+    {"gradient_checkpointing", "train.recompute"},
     {"learning_rate", "train.lr"},
     {"lr_scheduler", "train.schedule"},
     {"lr_warmup_steps", "train.warmup"},

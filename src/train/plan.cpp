@@ -37,7 +37,8 @@ class ScratchGradients : public Gradients {
 };
 
 /// Activations and temporaries of one image: the high-water mark of a forward and backward pass.
-double activation_bytes(Exec& exec, const UNet& unet, const CacheSet& caches, DType dtype) {
+double activation_bytes(Exec& exec, const UNet& unet, const CacheSet& caches, DType dtype,
+                        bool recompute) {
   const Shape latent = caches.latent_shape();
   const auto tokens =
       caches.text_manifest().tokens / std::max<std::int64_t>(caches.text_manifest().count, 1);
@@ -57,7 +58,7 @@ double activation_bytes(Exec& exec, const UNet& unet, const CacheSet& caches, DT
       unet.config().pooled_dim == 0 ? Tensor{} : zeros(dtype, {1, unet.config().pooled_dim});
   const Tensor sample = zeros(dtype, {1, latent[1], latent[2], latent[0]});
   const std::size_t before = exec.arena.used_bytes();
-  UNet::Saved saved;
+  UNet::Saved saved{.recompute = recompute};
   const Weights weights(unet.parameters(), flat);
   const Tensor prediction =
       unet.forward(exec, weights, sample, zeros(DType::f32, {1}), text, pooled, &saved);
@@ -101,7 +102,8 @@ std::string plan_training(const TrainConfig& config, Communicator& communicator)
                                   static_cast<int>(t.batch / (microbatch * ranks)));
   double activations[] = {0};  // measured once: it takes the memory of all parameters
   if (communicator.rank() == 0)
-    activations[0] = activation_bytes(exec, unet, caches, dtype) * static_cast<double>(microbatch);
+    activations[0] =
+        activation_bytes(exec, unet, caches, dtype, t.recompute) * static_cast<double>(microbatch);
   communicator.all_reduce_sum(activations);
   double rate[] = {measured_matmul_rate(exec, dtype)};
   communicator.all_reduce_sum(rate);

@@ -70,7 +70,7 @@ StepOutcome Learner::step(bool stop, StepDump* dump) {
         add_noise_to(exec_, schedule_, key_, batch.samples, batch.epochs, latents,
                      {.min_snr_gamma = config_.diffusion.min_snr_gamma, .dtype = dtype});
 
-    UNet::Saved saved;
+    UNet::Saved saved{.recompute = c.recompute};
     const Tensor prediction = unet_.forward(exec_, zero_.weights(), noised.sample, noised.timesteps,
                                             caption.text, caption.pooled, &saved);
 

@@ -2,8 +2,11 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
+#include <filesystem>
 #include <string>
+#include <vector>
 
 #include "core/safetensors.hpp"
 
@@ -11,6 +14,15 @@ namespace strata::test {
 
 inline std::string golden(const std::string& path) {
   return std::string(STRATA_SOURCE_DIR) + "/tests/golden/" + path;
+}
+
+/// The corners of the U-Net's config space, in name order.
+inline std::vector<std::string> golden_unets() {
+  std::vector<std::string> names;
+  for (const auto& entry : std::filesystem::directory_iterator(golden("unet")))
+    names.push_back(entry.path().filename());
+  std::sort(names.begin(), names.end());
+  return names;
 }
 
 /// |a - b| / |b| in the Euclidean norm; NaN never passes a comparison.

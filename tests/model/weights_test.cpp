@@ -220,20 +220,39 @@ TEST(UNetConfig, RefusesWhatItDoesNotCompute) {
       {"addition_embed_type", "\"text_time\""},
       {"attention_head_dim", "[2, 4, 8]"},
       {"attention_head_dim", "0"},
+      {"attention_head_dim", "25"},
       {"block_out_channels", "[12, -24]"},
       {"block_out_channels", "[13, 24]"},
       {"block_out_channels", "[99999999999999999999, 24]"},
       {"block_out_channels", "\"wide\""},
       {"class_embed_type", "\"timestep\""},
       {"class_embed_type", "\"projection\""},
-      {"cross_attention_dim", "[20, 20]"},
+      {"act_fn", "null"},
+      {"conv_in_kernel", "2"},
+      {"cross_attention_dim", "[20, 24]"},
+      {"cross_attention_dim", "[20, 20, 20]"},
       {"down_block_types", "[\"CrossAttnDownBlock2D\", \"SimpleCrossAttnDownBlock2D\"]"},
       {"down_block_types", "[\"DownBlock2D\"]"},
+      {"downsample_padding", "2"},
+      {"dropout", "0.1"},
       {"dual_cross_attention", "true"},
       {"encoder_hid_dim_type", "\"text_proj\""},
+      {"freq_shift", "6"},
       {"layers_per_block", "1.5"},
-      {"mid_block_type", "\"UNetMidBlock2D\""},
-      {"only_cross_attention", "true"},
+      {"mid_block_type", "\"UNetMidBlock2DSimpleCrossAttn\""},
+      {"mid_block_scale_factor", "2"},
+      {"my_new_gate", "0.5"},
+      {"norm_eps", "-1"},
+      {"norm_num_groups", "null"},
+      {"num_class_embeds", "10"},
+      {"only_cross_attention", "[true]"},
+      {"only_cross_attention", "1"},
+      {"reverse_transformer_layers_per_block", "1"},
+      {"reverse_transformer_layers_per_block", "[1, [1, 2, 3]]"},
+      {"time_cond_proj_dim", "8"},
+      {"transformer_layers_per_block", "[[1], 1, 1]"},
+      {"transformer_layers_per_block", "[[1, 2], 1]"},
+      {"transformer_layers_per_block", "[[1, true], 1]"},
       {"resnet_time_scale_shift", "\"scale_shift\""},
       {"time_embedding_type", "\"fourier\""},
       {"up_block_types", "[\"UpBlock2D\", 3]"},
@@ -246,11 +265,35 @@ TEST(UNetConfig, RefusesWhatItDoesNotCompute) {
 TEST(UNetConfig, RefusesWidthsThatContradictEachOther) {
   const auto build = [](const std::string& path) { UNetConfig::from_json_file(path); };
   expect_refused(golden("unet/sd2/config.json"), {"norm_num_groups", "5"}, build);
-  expect_refused(golden("unet/sd2/config.json"), {"attention_head_dim", "5"}, build);
+  expect_refused(golden("unet/sd2/config.json"), {"attention_head_dim", "[2, 25]"}, build);
+}
+
+TEST(UNetConfig, PassesKeysThatChangeNothing) {
+  const Refused cases[] = {
+      {"_name_or_path", "\"somewhere\""},
+      {"a_later_option", "null"},
+      {"another_option", "false"},
+      {"addition_time_embed_dim", "256"},
+      {"cross_attention_dim", "[20, 20]"},
+      {"decay", "0.9999"},
+      {"dropout", "0.0"},
+      {"mid_block_only_cross_attention", "true"},
+      {"projection_class_embeddings_input_dim", "64"},
+      {"resnet_skip_time_act", "true"},
+      {"time_embedding_dim", "48"},
+      {"transformer_layers_per_block", "[1, 1]"},
+  };
+  const auto plain = UNetConfig::from_json_file(golden("unet/sd2/config.json"));
+  for (const auto& change : cases) {
+    const std::string text = edited_config(golden("unet/sd2/config.json"), change);
+    EXPECT_EQ(UNet(UNetConfig::from_json(text, "edited")).parameters().numel(),
+              UNet(plain).parameters().numel())
+        << change.key;
+  }
 }
 
 TEST(UNetConfig, SurvivesARoundTripThroughJson) {
-  for (const char* name : {"sd1", "sd2", "pooled", "projected"}) {
+  for (const std::string& name : golden_unets()) {
     const auto config =
         UNetConfig::from_json_file(golden(fmt::format("unet/{}/config.json", name)));
     const TemporaryFolder dir;

@@ -88,7 +88,8 @@ inline UNetConfig tiny_unet() {
   c.sample_height = c.sample_width = tiny_size;
   c.block_out_channels = {16, 32};
   c.down_attention = c.up_attention = {true, false};
-  c.layers_per_block = c.transformer_layers = {1, 1};
+  c.layers_per_block = {1, 1};
+  c.transformer_layers = {{1}, {1}};
   c.heads = {2, 4};
   c.norm_num_groups = 4;
   c.cross_attention_dim = 16;

@@ -53,8 +53,8 @@ void evaluate(const Options& options, const std::string& folder) {
 
   std::optional<DenseGradients> gradients;
   if (with_gradients) gradients.emplace(unet.parameters());
-  auto outcome =
-      run(exec, unet, {unet.parameters(), flat}, example, gradients ? &*gradients : nullptr);
+  auto outcome = run(exec, unet, {unet.parameters(), flat}, example,
+                     gradients ? &*gradients : nullptr, options.flag("recompute"));
   SafetensorsWriter writer;
   writer.add("prediction", std::move(outcome.prediction));
   const auto loss = static_cast<float>(outcome.loss);
@@ -73,12 +73,15 @@ int eval_unet(const Arguments& arguments) {
                   "Runs a U-Net of the Stable Diffusion 1 and 2 family on one batch.",
                   "strata eval unet --model sd2 --input in.safetensors --output out.safetensors "
                   "--grad");
-  add_eval_options(options, "unet folder of diffusers, or the pipeline that holds unet/",
-                   "safetensors: sample (N,4,H,W), timestep (N), encoder_hidden_states (N,T,D); "
-                   "optional encoder_attention_mask (N,T), class_labels (N,P)",
-                   "safetensors to write: prediction (N,4,H,W)");
+  add_eval_options(
+      options, "unet folder of diffusers, or the pipeline that holds unet/",
+      "safetensors: sample (N,4,H,W), timestep (N) or (), encoder_hidden_states (N,T,D); "
+      "optional encoder_attention_mask (N,T), class_labels (N,P)",
+      "safetensors to write: prediction (N,4,H,W)");
   options.add()("grad", toggle(),
                 "the input also has target (N,4,H,W); write loss and grad.NAME too")(
+      "recompute", toggle(),
+      "with --grad: keep no activations inside the blocks, run them again (the same bits)")(
       "describe", toggle(),
       "print parameters and FLOPs as JSON; needs the model's config.json only");
   if (!options.parse(arguments)) return 0;
