@@ -3,9 +3,7 @@
 #include <cstring>
 #include <set>
 
-#include "golden.hpp"
-#include "model/unet_example.hpp"
-#include "model/weights.hpp"
+#include "unet_corner.hpp"
 
 namespace strata::test {
 namespace {
@@ -22,96 +20,80 @@ class RecordedGradients : public DenseGradients {
   std::vector<ParamId> order;
 };
 
-class UNetGolden : public testing::TestWithParam<const char*> {
+void expect_same_bits(Tensor a, Tensor b) {
+  ASSERT_EQ(a.bytes(), b.bytes());
+  EXPECT_EQ(0, std::memcmp(a.data, b.data, a.bytes()));
+}
+
+class UNetGolden : public testing::TestWithParam<std::string> {
  protected:
-  UNetGolden()
-      : folder_(golden(std::string("unet/") + GetParam())),
-        unet_(UNetConfig::from_folder(folder_)),
-        expected_(folder_ + "/expected.safetensors"),
-        example_(UNetExample::read(SafetensorsFile(folder_ + "/input.safetensors"), unet_.config(),
-                                   true)),
-        flat_(load_parameters(unet_.parameters(),
-                              SafetensorsFolder(folder_, "diffusion_pytorch_model"))) {}
-
-  const ParameterTable& table() const { return unet_.parameters(); }
-  Buffer expected_gradient(ParamId id) const {
-    return expected_.read_f32("grad." + table()[id].name);
-  }
-  Buffer exported(ParamId id, Tensor memory) const {
-    Buffer file(DType::f32, table()[id].shape);
-    export_parameter(table()[id], file, memory);
-    return file;
-  }
-
-  std::string folder_;
-  UNet unet_;
-  SafetensorsFile expected_;
-  UNetExample example_;
-  Buffer flat_;
-  Exec exec_;
+  const UNetCorner corner_{GetParam()};
+  const ParameterTable& table_ = corner_.table();
 };
 
 TEST_P(UNetGolden, PredictionAndEveryGradientInF32) {
-  RecordedGradients gradients(table());
-  const auto outcome = run(exec_, unet_, {table(), flat_}, example_, &gradients);
-  EXPECT_LE(relative_l2(outcome.prediction, expected_.read_f32("prediction")), forward_tolerance);
-  const double loss = expected_.read_f32("loss").as<float>()[0];
-  EXPECT_NEAR(outcome.loss, loss, 1e-5 * loss);
-  for (ParamId id = 0; id < table().size(); ++id)
-    EXPECT_LE(relative_l2(exported(id, gradients[id]), expected_gradient(id)), gradient_tolerance)
-        << table()[id].name;
-}
-
-TEST_P(UNetGolden, ReportsEachGradientOnceInTheTablesOrder) {
-  RecordedGradients gradients(table());
-  run(exec_, unet_, {table(), flat_}, example_, &gradients);
-  const auto planned = table().completion_order();
-  EXPECT_EQ(gradients.order, std::vector<ParamId>(planned.begin(), planned.end()));
-}
-
-TEST_P(UNetGolden, InferenceGivesTheSameBitsAndLeavesTheArenaEmpty) {
-  DenseGradients gradients(table());
-  const auto training = run(exec_, unet_, {table(), flat_}, example_, &gradients);
-  const std::size_t training_peak = exec_.arena.peak_bytes();
-  Exec fresh;
-  const auto inference = run(fresh, unet_, {table(), flat_}, example_, nullptr);
-  EXPECT_EQ(0, std::memcmp(training.prediction.tensor().data, inference.prediction.tensor().data,
-                           training.prediction.tensor().bytes()));
-  EXPECT_EQ(fresh.arena.used_bytes(), 0u);
-  EXPECT_LE(fresh.arena.peak_bytes(), training_peak);
-}
-
-TEST_P(UNetGolden, GradientsAccumulateOverMicrobatches) {
-  DenseGradients once(table()), twice(table());
-  run(exec_, unet_, {table(), flat_}, example_, &once);
-  for (int i = 0; i < 2; ++i) run(exec_, unet_, {table(), flat_}, example_, &twice);
-  const std::int64_t n = table().numel();
-  for (std::int64_t i = 0; i < n; ++i) once.flat().as<float>()[i] *= 2.0f;
-  EXPECT_LE(relative_l2(twice.flat(), once.flat()), 1e-6);
+  const auto errors = corner_.measure(DType::f32);
+  EXPECT_LE(errors.prediction, forward_tolerance);
+  EXPECT_LE(errors.loss, 1e-5);
+  EXPECT_LE(errors.worst_gradient, gradient_tolerance) << errors.worst_parameter;
 }
 
 // bf16 keeps 8 bits wherever PyTorch's does, so neither error may be far above PyTorch's own.
 TEST_P(UNetGolden, Bf16IsAtMostTwiceAsFarOffAsPyTorch) {
-  const Buffer low = convert_parameters(std::move(flat_), DType::bf16, host_device);
-  DenseGradients gradients(table());
-  const auto outcome = run(exec_, unet_, {table(), low}, example_, &gradients);
-  EXPECT_LE(relative_l2(outcome.prediction, expected_.read_f32("prediction")),
-            2.0 * expected_.read_f32("bf16_error").as<float>()[0]);
-  double difference = 0, norm = 0;
-  for (ParamId id = 0; id < table().size(); ++id) {
-    const Buffer ours = exported(id, gradients[id]), theirs = expected_gradient(id);
-    for (std::int64_t i = 0; i < table()[id].numel(); ++i) {
-      const double y = theirs.as<float>()[i];
-      difference += std::pow(ours.as<float>()[i] - y, 2);
-      norm += y * y;
-    }
-  }
-  EXPECT_LE(std::sqrt(difference / norm),
-            2.0 * expected_.read_f32("bf16_grad_error").as<float>()[0]);
+  const auto errors = corner_.measure(DType::bf16);
+  EXPECT_LE(errors.prediction, 2.0 * corner_.of_pytorch("bf16_error"));
+  EXPECT_LE(errors.gradients, 2.0 * corner_.of_pytorch("bf16_grad_error"));
 }
 
-INSTANTIATE_TEST_SUITE_P(, UNetGolden, testing::Values("sd2", "sd1", "pooled", "projected"),
-                         [](const auto& info) { return std::string(info.param); });
+TEST_P(UNetGolden, ReportsEachGradientOnceInTheTablesOrder) {
+  Exec exec;
+  const Buffer flat = corner_.parameters(DType::f32);
+  const auto planned = table_.completion_order();
+  for (const bool recompute : {false, true}) {
+    RecordedGradients gradients(table_);
+    corner_.run(exec, flat, &gradients, recompute);
+    EXPECT_EQ(gradients.order, std::vector<ParamId>(planned.begin(), planned.end()));
+  }
+}
+
+TEST_P(UNetGolden, InferenceGivesTheSameBitsAndLeavesTheArenaEmpty) {
+  Exec exec, fresh;
+  const Buffer flat = corner_.parameters(DType::f32);
+  DenseGradients gradients(table_);
+  const auto training = corner_.run(exec, flat, &gradients);
+  const auto inference = corner_.run(fresh, flat, nullptr);
+  expect_same_bits(training.prediction, inference.prediction);
+  EXPECT_EQ(fresh.arena.used_bytes(), 0u);
+  EXPECT_LE(fresh.arena.peak_bytes(), exec.arena.peak_bytes());
+}
+
+TEST_P(UNetGolden, RecomputeGivesTheSameBitsInLessMemory) {
+  for (const DType dtype : {DType::f32, DType::bf16}) {
+    Exec exec, frugal;
+    const Buffer flat = corner_.parameters(dtype);
+    DenseGradients kept(table_), again(table_);
+    const auto first = corner_.run(exec, flat, &kept);
+    const auto second = corner_.run(frugal, flat, &again, true);
+    expect_same_bits(first.prediction, second.prediction);
+    EXPECT_EQ(first.loss, second.loss);
+    expect_same_bits(kept.flat(), again.flat());
+    EXPECT_EQ(frugal.arena.used_bytes(), 0u);
+    EXPECT_LT(frugal.arena.peak_bytes(), exec.arena.peak_bytes());
+  }
+}
+
+TEST_P(UNetGolden, GradientsAccumulateOverMicrobatches) {
+  Exec exec;
+  const Buffer flat = corner_.parameters(DType::f32);
+  DenseGradients once(table_), twice(table_);
+  corner_.run(exec, flat, &once);
+  for (int i = 0; i < 2; ++i) corner_.run(exec, flat, &twice);
+  for (std::int64_t i = 0; i < table_.numel(); ++i) once.flat().as<float>()[i] *= 2.0f;
+  EXPECT_LE(relative_l2(twice.flat(), once.flat()), 1e-6);
+}
+
+INSTANTIATE_TEST_SUITE_P(, UNetGolden, testing::ValuesIn(golden_unets()),
+                         [](const auto& info) { return info.param; });
 
 // --- the published network ----------------------------------------------------------------------
 

@@ -6,9 +6,11 @@
 #include <algorithm>
 #include <cstdio>
 #include <filesystem>
+#include <limits>
 #include <nlohmann/json.hpp>
 
 #include "core/error.hpp"
+#include "core/file.hpp"
 #include "tests/model/golden.hpp"
 
 namespace strata::test {
@@ -87,6 +89,122 @@ TEST_F(EvalModel, UNetReadsAPipelineFolder) {
   const SafetensorsFile ours(output()), theirs(golden("unet/sd2/expected.safetensors"));
   EXPECT_EQ(ours.entries().size(), 1u);
   expect_same(ours, theirs, "prediction", 2 * theirs.read_f32("bf16_error").as<float>()[0]);
+}
+
+TEST_F(EvalModel, RecomputeWritesTheSameBytes) {
+  const std::string model = golden("unet/sd1");
+  ASSERT_EQ(eval("unet --grad " + files(model)).code, 0);
+  const std::string kept = read_file(output());
+  ASSERT_EQ(eval("unet --grad --recompute " + files(model)).code, 0);
+  EXPECT_TRUE(kept == read_file(output()));
+}
+
+TEST_F(EvalModel, UNetReadsShards) {
+  const std::string model = golden("unet/sd2"), sharded = folder_ + "/sharded";
+  const SafetensorsFolder whole(model, "diffusion_pytorch_model");
+  fs::create_directory(sharded);
+  fs::copy(model + "/config.json", sharded);
+  SafetensorsWriter parts[2];
+  nlohmann::json map;
+  for (const auto& name : whole.names()) {
+    const std::size_t part = name.size() % 2;
+    parts[part].add(name, whole.read_f32(name));
+    map[name] = fmt::format("diffusion_pytorch_model-0000{}-of-00002.safetensors", part + 1);
+  }
+  for (int part = 0; part < 2; ++part)
+    parts[part].write(
+        fmt::format("{}/diffusion_pytorch_model-0000{}-of-00002.safetensors", sharded, part + 1));
+  write_file_atomically(sharded + "/diffusion_pytorch_model.safetensors.index.json",
+                        nlohmann::json{{"weight_map", map}}.dump());
+  const std::string arguments = "unet --model '{}' --input '{}/input.safetensors' --output '{}'";
+  const Outcome run = eval(fmt::format(fmt::runtime(arguments), sharded, model, output()));
+  ASSERT_EQ(run.code, 0) << run.out;
+  const SafetensorsFile ours(output()), theirs(model + "/expected.safetensors");
+  expect_same(ours, theirs, "prediction", 2e-5);
+
+  fs::remove(sharded + "/diffusion_pytorch_model-00002-of-00002.safetensors");
+  fs::remove(output());
+  const Outcome lost = eval(fmt::format(fmt::runtime(arguments), sharded, model, output()));
+  EXPECT_EQ(lost.code, static_cast<int>(Exit::data));
+  EXPECT_NE(lost.out.find("00002-of-00002"), std::string::npos) << lost.out;
+}
+
+/// An input that does not fit the model, by the tensor that is changed.
+struct BadInput {
+  const char *model, *tensor;
+  Buffer value;
+  const char* cause;
+};
+
+Buffer filled(DType dtype, Shape shape, float value = 0) {
+  Buffer buffer(dtype, shape);
+  for (std::int64_t i = 0; i < shape.numel(); ++i)
+    if (dtype == DType::f32)
+      buffer.as<float>()[i] = value;
+    else
+      buffer.as<std::int64_t>()[i] = static_cast<std::int64_t>(value);
+  return buffer;
+}
+
+TEST_F(EvalModel, RefusesInputsThatDoNotFitByTheTensorsName) {
+  BadInput cases[] = {
+      {"unet/sd2", "sample", filled(DType::f32, {2, 3, 8, 8}), "wanted (any, 4, any, any)"},
+      {"unet/sd2", "sample", filled(DType::f32, {4, 8, 8}), "(4, 8, 8)"},
+      {"unet/sd2", "sample", filled(DType::f32, {0, 4, 8, 8}), "(0, 4, 8, 8)"},
+      {"unet/sd2", "sample", filled(DType::i64, {2, 4, 8, 8}), "I64"},
+      {"unet/sd2", "timestep", filled(DType::f32, {2}), "F32"},
+      {"unet/sd2", "timestep", filled(DType::i64, {3}), "wanted (2)"},
+      {"unet/sd2", "encoder_hidden_states", filled(DType::f32, {2, 5, 21}), "wanted (2, any, 20)"},
+      {"unet/sd2", "encoder_hidden_states", filled(DType::f32, {3, 5, 20}), "wanted (2, any, 20)"},
+      {"unet/sd2", "encoder_attention_mask", filled(DType::i64, {2, 4}, 1), "wanted (2, 5)"},
+      {"unet/sd2", "encoder_attention_mask", filled(DType::i64, {2, 5}, 2), "2, not 0 or 1"},
+      {"unet/sd2", "encoder_attention_mask", filled(DType::f32, {2, 5}, 1), "F32"},
+      {"unet/sd2", "class_labels", filled(DType::f32, {2, 10}), "no pooled vector"},
+      {"unet/pooled", "class_labels", filled(DType::f32, {3, 9}), "wanted (3, 10)"},
+      {"unet/only_cross_attention", "encoder_attention_mask", filled(DType::i64, {2, 3}),
+       "only_cross_attention"},
+      {"unet/downsample_padding_0", "sample", filled(DType::f32, {2, 4, 1, 5}), "2 x 2"},
+      {"unet/sd2", "target", filled(DType::f32, {2, 4, 8, 9}), "wanted (2, 4, 8, 8)"},
+  };
+  const std::string changed = folder_ + "/in.safetensors";
+  for (auto& bad : cases) {
+    const SafetensorsFile original(golden(bad.model) + "/input.safetensors");
+    SafetensorsWriter writer;
+    for (const auto& [name, entry] : original.entries()) {
+      if (name == bad.tensor) continue;
+      writer.add(name, entry.dtype == "I64" ? original.read_i64(name) : original.read_f32(name));
+    }
+    writer.add(bad.tensor, std::move(bad.value));
+    writer.write(changed);
+    const Outcome run = eval(fmt::format("unet --grad --model '{}' --input '{}' --output '{}'",
+                                         golden(bad.model), changed, output()));
+    EXPECT_EQ(run.code, static_cast<int>(Exit::data)) << bad.tensor << " " << bad.cause;
+    EXPECT_EQ(std::count(run.out.begin(), run.out.end(), '\n'), 1) << run.out;
+    for (const char* part : {changed.c_str(), bad.tensor, bad.cause})
+      EXPECT_NE(run.out.find(part), std::string::npos) << run.out;
+    EXPECT_FALSE(fs::exists(output()));
+  }
+}
+
+// As in PyTorch: a sample that is not a number spoils its own prediction and no other.
+TEST_F(EvalModel, NotANumberStaysInItsSample) {
+  const std::string model = golden("unet/sd2"), changed = folder_ + "/in.safetensors";
+  const SafetensorsFile original(model + "/input.safetensors");
+  Buffer sample = original.read_f32("sample");
+  sample.as<float>()[17] = std::numeric_limits<float>::quiet_NaN();
+  SafetensorsWriter writer;
+  writer.add("sample", std::move(sample));
+  writer.add("timestep", original.read_i64("timestep"));
+  writer.add("encoder_hidden_states", original.read_f32("encoder_hidden_states"));
+  writer.write(changed);
+  const Outcome run =
+      eval(fmt::format("unet --model '{}' --input '{}' --output '{}'", model, changed, output()));
+  ASSERT_EQ(run.code, 0) << run.out;
+  const Buffer ours = SafetensorsFile(output()).read_f32("prediction"),
+               theirs = SafetensorsFile(model + "/expected.safetensors").read_f32("prediction");
+  const Tensor second = ours.tensor().rows(1, 2);
+  EXPECT_LE(relative_l2(second, theirs.tensor().rows(1, 2)), 2e-5);
+  EXPECT_TRUE(std::isnan(ours.as<float>()[0]));
 }
 
 TEST_F(EvalModel, DescribeNeedsTheConfigOnly) {
