@@ -93,16 +93,16 @@ void load_parameters(const ParameterTable& table, Tensor flat, const Safetensors
     import_parameter(table[id], weights[id], folder.read_f32(table[id].name));
 }
 
-Buffer load_parameters(const ParameterTable& table, const SafetensorsFolder& folder) {
+Buffer load_parameters(const ParameterTable& table, const SafetensorsFolder& folder, DType dtype) {
   check_parameters(table, folder);
-  Buffer flat(DType::f32, {table.numel()});
+  Buffer flat(dtype, {table.numel()});
   load_parameters(table, flat, folder);
   return flat;
 }
 
 Buffer convert_parameters(Buffer flat, DType compute, Device device) {
   const Tensor from = flat;
-  if (compute == DType::bf16) {
+  if (compute == DType::bf16 && from.dtype == DType::f32) {
     Buffer narrow(compute, from.shape);
     std::transform(from.as<float>(), from.as<float>() + from.numel(), narrow.as<bf16>(), to_bf16);
     flat = std::move(narrow);

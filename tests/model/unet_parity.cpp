@@ -1,4 +1,4 @@
-// Prints docs/parity.md's table of the U-Net: build/host/unet_parity > docs/parity.md
+// Prints the table of the U-Net's corners in docs/parity.md: build/host/unet_parity
 
 #include <fmt/format.h>
 
@@ -22,14 +22,6 @@ void print_row(const std::string& name) {
 
 void print_table() {
   fmt::print(
-      "# Parity with diffusers: the U-Net\n\n"
-      "Made by `build/host/unet_parity > docs/parity.md`. Each corner of the config space is a "
-      "small random model in\n"
-      "`tests/golden/unet`, made by `tools/makers/goldens_unet.py` with diffusers; "
-      "`ctest --preset host -R UNetGolden` holds all of\n"
-      "them to 2e-5 (prediction), 1e-4 (every parameter's gradient) and, in bf16, twice PyTorch's "
-      "own error.\n\n"
-      "Errors are relative L2 against diffusers in fp32. bf16 columns: ours / PyTorch's own.\n\n"
       "| corner | what it is | prediction | worst gradient | bf16 prediction | bf16 gradients |\n"
       "|---|---|---|---|---|---|\n");
   for (const auto& name : golden_unets()) print_row(name);

@@ -16,6 +16,7 @@
 #include "model/weights.hpp"
 #include "tiny_run.hpp"
 #include "train/checkpoint.hpp"
+#include "train/plan.hpp"
 
 namespace strata {
 namespace {
@@ -348,6 +349,22 @@ TEST_F(Training, EveryOptionTogetherStillTrains) {
 TEST_F(Training, MisfitsOfModelAndDataAre78) {
   EXPECT_EQ(code_of(config("a", {"model.text_projection=never"})), Exit::mismatch);
   EXPECT_EQ(code_of(config("b", {"train.microbatch=16", "train.batch=16"})), Exit::ok);
+}
+
+TEST_F(Training, RecomputeIsTheSameRunInLessMemory) {
+  const auto kept = config("kept", {"train.steps=3"});
+  const auto again = config("again", {"train.steps=3", "train.recompute=true"});
+  run_training(kept, {}, world());
+  run_training(again, {}, world());
+  const auto activations = [&](const TrainConfig& c) {
+    const std::string plan = plan_training(c, world()), line = "activations, temporaries";
+    return std::stod(plan.substr(plan.find(line) + line.size()));  // both are below 1 GB: in MB
+  };
+  EXPECT_LT(activations(again), activations(kept));
+  if (world().rank() != 0) return;
+  auto a = metrics_of(kept), b = metrics_of(again);
+  for (std::int64_t step = 1; step <= 3; ++step)
+    for (const char* key : {"loss", "grad_norm"}) EXPECT_EQ(a[step][key], b[step][key]) << step;
 }
 
 TEST_F(Training, DryRunNamesMemoryAndTime) {

@@ -47,9 +47,9 @@ void evaluate(const Options& options, const std::string& folder) {
   const UNet unet(UNetConfig::from_folder(folder));
   const auto example =
       UNetExample::read(SafetensorsFile(options.text("input")), unet.config(), with_gradients);
-  const SafetensorsFolder files(folder, "diffusion_pytorch_model");
-  const Buffer flat =
-      convert_parameters(load_parameters(unet.parameters(), files), compute, exec.device());
+  // The weight files are unmapped again before the network runs.
+  Buffer loaded = load_parameters(unet.parameters(), {folder, "diffusion_pytorch_model"}, compute);
+  const Buffer flat = convert_parameters(std::move(loaded), compute, exec.device());
 
   std::optional<DenseGradients> gradients;
   if (with_gradients) gradients.emplace(unet.parameters());
