@@ -2,13 +2,15 @@
 
 #include <cstdint>
 #include <nlohmann/json_fwd.hpp>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <unordered_map>
 #include <vector>
 
-#include "text/byte_pair.hpp"
+#include "text/byte_trie.hpp"
 #include "text/normalizer.hpp"
+#include "text/vocabulary.hpp"
 
 namespace strata {
 
@@ -24,32 +26,31 @@ class AddedTokens {
  public:
   /// The "added_tokens" array of tokenizer.json. An id that is not the one `tokenizers` would give
   /// is Error(65).
-  AddedTokens(const nlohmann::json& description, const BytePairModel& model,
+  AddedTokens(const nlohmann::json& description, const Vocabulary& vocabulary,
               const Normalizer& normalizer, const std::string& where);
 
   /// Leftmost, then longest; the pieces point into `text`.
   std::vector<Piece> cut(std::string_view text, bool normalized) const;
-  /// -1 when there is none of that text.
-  std::int32_t id_of(std::string_view content) const;
+  std::optional<std::int32_t> id_of(std::string_view content) const;
+  /// What decoding begins with: the token as it stands in normalized text where it is looked for
+  /// there.
+  std::optional<std::string_view> token_of(std::int32_t id) const;
+  bool is_special(std::string_view content) const;
   std::int32_t largest_id() const { return largest_id_; }
 
  private:
   struct Token {
-    std::string content;
+    std::string content, in_text;  // as it is written, as it is looked for
     std::int32_t id;
     bool special, left_strip, right_strip, single_word, normalized;
   };
-  /// A byte trie: (node, byte) -> node; `token` of a node is an index or -1.
-  struct Trie {
-    std::unordered_map<std::uint64_t, std::uint32_t> children;
-    std::vector<std::int32_t> token{-1};
-    void add(std::string_view text, std::int32_t index);
-    /// The longest token that begins at text[at]: its index and end.
-    std::pair<std::int32_t, std::size_t> longest(std::string_view text, std::size_t at) const;
-  };
+  Token read(const nlohmann::json& item, const Normalizer& normalizer,
+             const std::string& where) const;
 
   std::vector<Token> tokens_;
-  Trie plain_, normalized_;
+  TextMap<std::size_t> by_content_;
+  std::unordered_map<std::int32_t, std::size_t> by_id_;
+  ByteTrie plain_, normalized_;
   std::int32_t largest_id_ = -1;
 };
 

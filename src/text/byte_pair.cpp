@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <functional>
 #include <queue>
-#include <unordered_set>
 #include <utility>
 
 #include "text/fields.hpp"
@@ -12,9 +11,6 @@
 namespace strata {
 
 namespace {
-constexpr std::size_t max_cached_word = 256, max_cached_words = 65536;
-constexpr std::size_t max_token_bytes = 1 << 16;
-
 std::string optional_string(const nlohmann::json& description, const char* key,
                             const std::string& where) {
   return has_value(description, key) ? string_member(description, key, where) : std::string();
@@ -22,10 +18,6 @@ std::string optional_string(const nlohmann::json& description, const char* key,
 }  // namespace
 
 BytePairModel::BytePairModel(const nlohmann::json& description, const std::string& where) {
-  // Old files leave the type out; a BPE model is then known by its merges.
-  const bool typed = has_value(description, "type");
-  const std::string type = typed ? string_member(description, "type", where) : "BPE";
-  if (type != "BPE") fail(Exit::data, "{}: model type {:.60} is not supported", where, type);
   if (has_value(description, "dropout") && description["dropout"] != 0.0)
     fail(Exit::data, "{}: model dropout is not supported", where);
   prefix_ = optional_string(description, "continuing_subword_prefix", where);
@@ -38,28 +30,18 @@ BytePairModel::BytePairModel(const nlohmann::json& description, const std::strin
 
   const std::string unknown = optional_string(description, "unk_token", where);
   if (has_value(description, "unk_token")) {
-    unknown_ = id_of(unknown);
+    unknown_ = vocabulary_.id_of(unknown);
     if (!unknown_)
       fail(Exit::data, "{}: unk_token {:.60} is not in the vocabulary", where,
            nlohmann::json(unknown).dump());
   }
-  for (int byte = 0; byte < 256; ++byte)
-    byte_ids_.push_back(id_of(fmt::format("<0x{:02X}>", byte)).value_or(-1));
+  byte_ids_ = byte_ids();
 }
 
 void BytePairModel::read_vocabulary(const nlohmann::json& vocabulary, const std::string& where) {
   if (!vocabulary.is_object()) fail(Exit::data, "{}: vocab is not an object", where);
-  std::unordered_set<std::int32_t> taken;
-  for (const auto& [token, value] : vocabulary.items()) {
-    const std::int32_t id = token_id(value, where + ": vocab");
-    if (!taken.insert(id).second)
-      fail(Exit::data, "{}: vocab: id {} is given to {:.60} and to another token", where, id,
-           nlohmann::json(token).dump());
-    if (token.size() > max_token_bytes)
-      fail(Exit::data, "{}: vocab: token {} is {} bytes long", where, id, token.size());
-    vocabulary_.emplace(token, id);
-    largest_id_ = std::max(largest_id_, id);
-  }
+  for (const auto& [token, value] : vocabulary.items())
+    vocabulary_.add(token, token_id(value, where + ": vocab"), where);
 }
 
 void BytePairModel::read_merges(const nlohmann::json& merges, const std::string& where) {
@@ -81,7 +63,7 @@ void BytePairModel::read_merges(const nlohmann::json& merges, const std::string&
       fail(Exit::data, "{}: merge {}: {:.80} is not two tokens", where, rank, item.dump());
     }
     const auto id = [&](const std::string& token) {
-      const auto found = id_of(token);
+      const auto found = vocabulary_.id_of(token);
       if (!found)
         fail(Exit::data, "{}: merge {}: {:.80} is not in the vocabulary", where, rank,
              nlohmann::json(token).dump());
@@ -94,12 +76,6 @@ void BytePairModel::read_merges(const nlohmann::json& merges, const std::string&
     const std::uint64_t key = std::uint64_t(left_id) << 32 | std::uint64_t(right_id);
     merges_[key] = {rank++, joined};
   }
-}
-
-std::optional<std::int32_t> BytePairModel::id_of(std::string_view token) const {
-  const auto it = vocabulary_.find(token);
-  if (it == vocabulary_.end()) return std::nullopt;
-  return it->second;
 }
 
 const BytePairModel::Merge* BytePairModel::find_merge(std::int32_t left, std::int32_t right) const {
@@ -118,18 +94,12 @@ std::vector<std::int32_t> BytePairModel::characters(std::string_view word) const
     text.assign(i == 0 ? "" : prefix_).append(word.substr(i, length));
     i += length;
     if (i == word.size()) text += suffix_;
-    if (const auto id = id_of(text)) {
+    if (const auto id = vocabulary_.id_of(text)) {
       if (std::exchange(unknown_pending, false)) ids.push_back(*unknown_);
       ids.push_back(*id);
       continue;
     }
-    if (byte_fallback_) {
-      const auto byte_id = [&](char c) { return byte_ids_[static_cast<unsigned char>(c)]; };
-      if (std::all_of(text.begin(), text.end(), [&](char c) { return byte_id(c) >= 0; })) {
-        for (char c : text) ids.push_back(byte_id(c));
-        continue;
-      }
-    }
+    if (byte_fallback_ && append_bytes(text, byte_ids_, ids)) continue;
     if (!unknown_) continue;
     if (unknown_pending && !fuse_unknown_) ids.push_back(*unknown_);
     unknown_pending = true;
@@ -180,19 +150,10 @@ std::vector<std::int32_t> BytePairModel::merge(std::vector<std::int32_t> symbols
   return symbols;
 }
 
-void BytePairModel::encode(std::string_view word, std::vector<std::int32_t>& ids) const {
+std::vector<std::int32_t> BytePairModel::segment(std::string_view word) const {
   if (ignore_merges_)
-    if (const auto whole = id_of(word)) return ids.push_back(*whole);
-  if (const auto hit = cache_.find(word); hit != cache_.end()) {
-    ids.insert(ids.end(), hit->second.begin(), hit->second.end());
-    return;
-  }
-  const std::vector<std::int32_t> merged = merge(characters(word));
-  ids.insert(ids.end(), merged.begin(), merged.end());
-  if (word.size() <= max_cached_word) {
-    if (cache_.size() == max_cached_words) cache_.clear();
-    cache_.emplace(word, merged);
-  }
+    if (const auto whole = vocabulary_.id_of(word)) return {*whole};
+  return merge(characters(word));
 }
 
 }  // namespace strata

@@ -13,8 +13,8 @@ class Normalizer {
   virtual std::string apply(std::string text) const = 0;
 };
 
-/// NFC, NFD, NFKC, NFKD, Lowercase, Prepend, Replace, Sequence; null is the identity. Error(65)
-/// names any other type.
+/// NFC, NFD, NFKC, NFKD, Lowercase, Prepend, Replace, Strip, StripAccents, Precompiled, Sequence;
+/// null is the identity. Error(65) names any other type.
 std::unique_ptr<Normalizer> make_normalizer(const nlohmann::json& description,
                                             const std::string& where);
 

@@ -1,11 +1,11 @@
 #include "text/pre_tokenizer.hpp"
 
 #include <algorithm>
-#include <array>
 
+#include "text/byte_alphabet.hpp"
 #include "text/fields.hpp"
+#include "text/metaspace.hpp"
 #include "text/pattern.hpp"
-#include "text/unicode.hpp"
 
 namespace strata {
 
@@ -46,25 +46,26 @@ std::vector<Span> merge(std::vector<Span> spans, Behaviour behaviour) {
   return merged;
 }
 
-void cut_word(const std::string& word, const Regex& pattern, Behaviour behaviour, bool invert,
-              std::vector<std::string>& out) {
-  std::vector<Span> spans = pattern.cut(word);
+void cut_word(const Word& word, const Regex& pattern, Behaviour behaviour, bool invert,
+              std::vector<Word>& out) {
+  std::vector<Span> spans = pattern.cut(word.text);
   if (invert)
     for (Span& span : spans) span.matched = !span.matched;
   if (behaviour != Behaviour::isolated && behaviour != Behaviour::removed)
     spans = merge(std::move(spans), behaviour);
   for (const Span& span : spans)
     if (span.begin < span.end && !(behaviour == Behaviour::removed && span.matched))
-      out.push_back(word.substr(span.begin, span.end - span.begin));
+      out.push_back(
+          {word.text.substr(span.begin, span.end - span.begin), word.at_begin && span.begin == 0});
 }
 
 class Split : public PreTokenizer {
  public:
   Split(Regex pattern, Behaviour behaviour, bool invert)
       : pattern_(std::move(pattern)), behaviour_(behaviour), invert_(invert) {}
-  std::vector<std::string> cut(std::vector<std::string> words) const override {
-    std::vector<std::string> out;
-    for (const std::string& word : words) cut_word(word, pattern_, behaviour_, invert_, out);
+  std::vector<Word> cut(std::vector<Word> words) const override {
+    std::vector<Word> out;
+    for (const Word& word : words) cut_word(word, pattern_, behaviour_, invert_, out);
     return out;
   }
 
@@ -74,18 +75,6 @@ class Split : public PreTokenizer {
   bool invert_;
 };
 
-/// GPT-2's alphabet (Radford et al. 2019): printable Latin-1 bytes stand for themselves, the others
-/// for U+0100 and up in order.
-std::array<std::string, 256> byte_alphabet() {
-  std::array<std::string, 256> alphabet;
-  std::uint32_t next = 0x100;
-  for (std::uint32_t byte = 0; byte < 256; ++byte) {
-    const bool printable = (byte >= 0x21 && byte <= 0x7E) || (byte >= 0xA1 && byte != 0xAD);
-    append_utf8(alphabet[byte], printable ? byte : next++);
-  }
-  return alphabet;
-}
-
 constexpr const char* gpt2_pattern =
     R"('s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+)";
 
@@ -94,38 +83,67 @@ class ByteLevel : public PreTokenizer {
   ByteLevel(bool add_prefix_space, bool use_regex, const std::string& where)
       : add_prefix_space_(add_prefix_space),
         use_regex_(use_regex),
-        pattern_(Regex::compile(gpt2_pattern, where)),
-        alphabet_(byte_alphabet()) {}
+        pattern_(Regex::compile(gpt2_pattern, where)) {}
 
-  std::vector<std::string> cut(std::vector<std::string> words) const override {
-    std::vector<std::string> pieces;
-    for (std::string& word : words) {
-      if (add_prefix_space_ && !word.starts_with(' ')) word = ' ' + word;
+  std::vector<Word> cut(std::vector<Word> words) const override {
+    std::vector<Word> pieces;
+    for (Word& word : words) {
+      if (add_prefix_space_ && !word.text.starts_with(' ')) word.text = ' ' + word.text;
       if (use_regex_)
         cut_word(word, pattern_, Behaviour::isolated, false, pieces);
       else
         pieces.push_back(std::move(word));
     }
-    for (std::string& piece : pieces) {
-      std::string mapped;
-      mapped.reserve(piece.size() * 2);
-      for (char c : piece) mapped += alphabet_[static_cast<unsigned char>(c)];
-      piece = std::move(mapped);
-    }
+    for (Word& piece : pieces) piece.text = to_byte_alphabet(piece.text);
     return pieces;
   }
 
  private:
   bool add_prefix_space_, use_regex_;
   Regex pattern_;
-  std::array<std::string, 256> alphabet_;
 };
+
+/// Spaces become a visible character, and each of these begins a word.
+class Metaspace : public PreTokenizer {
+ public:
+  Metaspace(MetaspaceOptions options, bool split) : options_(std::move(options)), split_(split) {}
+
+  std::vector<Word> cut(std::vector<Word> words) const override {
+    const std::string& mark = options_.replacement;
+    std::vector<Word> out;
+    for (const Word& word : words) {
+      std::string text;
+      for (char c : word.text)
+        if (c == ' ')
+          text += mark;
+        else
+          text += c;
+      const bool prepends = options_.scheme == MetaspaceOptions::Scheme::always ||
+                            (options_.scheme == MetaspaceOptions::Scheme::first && word.at_begin);
+      if (prepends && !text.starts_with(mark)) text.insert(0, mark);
+      std::size_t begin = 0;
+      while (begin < text.size()) {
+        const std::size_t end = split_ ? text.find(mark, begin + 1) : std::string::npos;
+        out.push_back({text.substr(begin, end - begin), word.at_begin && begin == 0});
+        begin = std::min(end, text.size());
+      }
+    }
+    return out;
+  }
+
+ private:
+  MetaspaceOptions options_;
+  bool split_;
+};
+
+/// Words (UTS 18, joiners included) and runs of what is neither word nor space.
+constexpr const char* words_pattern = R"([\w\x{200C}\x{200D}]+|[^\w\x{200C}\x{200D}\s]+)";
 
 class PreTokenizerSequence : public PreTokenizer {
  public:
   explicit PreTokenizerSequence(std::vector<std::unique_ptr<PreTokenizer>> steps)
       : steps_(std::move(steps)) {}
-  std::vector<std::string> cut(std::vector<std::string> words) const override {
+  std::vector<Word> cut(std::vector<Word> words) const override {
     for (const auto& step : steps_) words = step->cut(std::move(words));
     return words;
   }
@@ -154,6 +172,20 @@ std::unique_ptr<PreTokenizer> make_pre_tokenizer(const nlohmann::json& descripti
     return std::make_unique<Split>(Regex::compile(R"(\p{N})", where),
                                    individual ? Behaviour::isolated : Behaviour::contiguous, false);
   }
+  if (type == "Punctuation") {
+    const bool said = has_value(description, "behavior");
+    return std::make_unique<Split>(
+        Regex::compile(R"([!-/:-@\[-`{-~\p{P}])", where),
+        parse_behaviour(said ? string_member(description, "behavior", where) : "Isolated", where),
+        false);
+  }
+  if (type == "Metaspace")
+    return std::make_unique<Metaspace>(MetaspaceOptions(description, where),
+                                       bool_member(description, "split", true, where));
+  if (type == "WhitespaceSplit")
+    return std::make_unique<Split>(Regex::compile(R"(\s)", where), Behaviour::removed, false);
+  if (type == "Whitespace")
+    return std::make_unique<Split>(Regex::compile(words_pattern, where), Behaviour::removed, true);
   if (type == "Sequence") {
     Steps steps;
     for (const auto& step : array_member(description, "pretokenizers", where))

@@ -7,15 +7,21 @@
 
 namespace strata {
 
-/// Cuts normalized text into the words within which tokens are merged.
+/// A stretch of normalized text within which tokens are merged.
+struct Word {
+  std::string text;
+  bool at_begin;  // it begins where the whole text begins
+};
+
 class PreTokenizer {
  public:
   virtual ~PreTokenizer() = default;
   /// No word of the result is empty.
-  virtual std::vector<std::string> cut(std::vector<std::string> words) const = 0;
+  virtual std::vector<Word> cut(std::vector<Word> words) const = 0;
 };
 
-/// ByteLevel, Split, Digits, Sequence; null leaves the text whole. Error(65) names any other type.
+/// ByteLevel, Split, Digits, Punctuation, Metaspace, Whitespace, WhitespaceSplit, Sequence; null
+/// leaves the text whole. Error(65) names any other type.
 std::unique_ptr<PreTokenizer> make_pre_tokenizer(const nlohmann::json& description,
                                                  const std::string& where);
 

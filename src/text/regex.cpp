@@ -223,4 +223,11 @@ std::vector<Span> Regex::cut(std::string_view text) const {
   return spans;
 }
 
+std::string Regex::replace(std::string_view text, std::string_view content) const {
+  std::string out;
+  for (const Span& span : cut(text))
+    out += span.matched ? content : text.substr(span.begin, span.end - span.begin);
+  return out;
+}
+
 }  // namespace strata

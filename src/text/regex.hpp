@@ -28,6 +28,8 @@ class Regex {
   /// The whole text cut into matched and unmatched spans, in order. An empty match directly behind
   /// another match is none.
   std::vector<Span> cut(std::string_view text) const;
+  /// The text with every match replaced by `content`.
+  std::string replace(std::string_view text, std::string_view content) const;
 
  private:
   struct Code;

@@ -5,11 +5,11 @@
 
 #include "core/file.hpp"
 #include "core/json.hpp"
-#include "text/added_tokens.hpp"
 #include "text/fields.hpp"
-#include "text/post_processor.hpp"
-#include "text/pre_tokenizer.hpp"
+#include "text/json_tokenizer.hpp"
+#include "text/sentence_piece.hpp"
 #include "text/unicode.hpp"
+#include "text/vocabulary_files.hpp"
 
 namespace strata {
 
@@ -17,85 +17,33 @@ using nlohmann::json;
 
 namespace {
 
-const json& value_or_null(const json& object, const char* key) {
-  static const json null;
-  const auto it = object.find(key);
-  return it == object.end() ? null : *it;
+constexpr std::uint64_t max_file_bytes = std::uint64_t{256} << 20;
+constexpr std::size_t clip_max_tokens = 77, other_max_tokens = 256;
+
+/// The begin or end token that tokenizer_config.json names, if it asks for one.
+std::optional<std::int32_t> configured_token(const TokenizerBackend& backend, const json& config,
+                                             const std::string& role, const std::string& path) {
+  if (!bool_member(config, ("add_" + role).c_str(), false, path)) return std::nullopt;
+  const json& token = member(config, role.c_str(), path);
+  const std::string text = token.is_object() ? string_member(token, "content", path)
+                                             : string_member(config, role.c_str(), path);
+  const auto id = backend.id_of(text);
+  if (!id)
+    fail(Exit::data, "{}: {} {:.80} is not in the vocabulary", path, role, json(text).dump());
+  return id;
 }
 
-std::string tokenizer_folder(const std::string& dir) {
-  for (const std::string& folder : {dir, dir + "/tokenizer"})
-    if (file_exists(folder + "/tokenizer.json")) return folder;
-  fail(Exit::data, "{}: no tokenizer.json there (nor in tokenizer/)", dir);
+bool holds(const std::vector<std::int32_t>& ids, std::int32_t id) {
+  return std::find(ids.begin(), ids.end(), id) != ids.end();
 }
 
 }  // namespace
 
 struct Tokenizer::State {
-  State(const json& document, const std::string& path)
-      : where(path),
-        normalizer(make_normalizer(value_or_null(document, "normalizer"), path)),
-        pre_tokenizer(make_pre_tokenizer(value_or_null(document, "pre_tokenizer"), path)),
-        model(member(document, "model", path), path),
-        added(value_or_null(document, "added_tokens"), model, *normalizer, path),
-        surround(make_post_processor(value_or_null(document, "post_processor"), path)) {
-    for (const auto* side : {&surround.before, &surround.after})
-      for (std::int32_t id : *side)
-        if (id >= vocabulary_size())
-          fail(Exit::data, "{}: the template's id {} is not in the vocabulary", path, id);
-  }
-
-  std::int64_t vocabulary_size() const {
-    return std::int64_t{std::max(model.largest_id(), added.largest_id())} + 1;
-  }
-
-  std::int32_t id_of(const std::string& token) const {
-    const std::int32_t id = added.id_of(token);
-    return id >= 0 ? id : model.id_of(token).value_or(-1);
-  }
-
-  /// tokenizer_config.json may ask for a begin or end token that the template leaves out.
-  void add_configured_tokens(const json& config, const std::string& path) {
-    const auto configured = [&](const char* flag, const char* key, std::vector<std::int32_t>& side,
-                                bool front) {
-      if (!bool_member(config, flag, false, path)) return;
-      const json& token = member(config, key, path);
-      const std::string text = token.is_object() ? string_member(token, "content", path)
-                                                 : string_member(config, key, path);
-      const std::int32_t id = id_of(text);
-      if (id < 0)
-        fail(Exit::data, "{}: {} {:.80} is not in the vocabulary", path, key, json(text).dump());
-      if (std::find(side.begin(), side.end(), id) == side.end())
-        side.insert(front ? side.begin() : side.end(), id);
-    };
-    configured("add_bos_token", "bos_token", surround.before, true);
-    configured("add_eos_token", "eos_token", surround.after, false);
-  }
-
-  void encode_text(std::string_view text, std::vector<std::int32_t>& ids) const {
-    for (const Piece& piece : added.cut(text, false)) {
-      if (piece.id >= 0) {
-        ids.push_back(piece.id);
-        continue;
-      }
-      const std::string normalized = normalizer->apply(std::string(piece.text));
-      for (const Piece& part : added.cut(normalized, true)) {
-        if (part.id >= 0) {
-          ids.push_back(part.id);
-          continue;
-        }
-        for (const std::string& word : pre_tokenizer->cut({std::string(part.text)}))
-          model.encode(word, ids);
-      }
-    }
-  }
-
-  std::string where, sha256;
-  std::unique_ptr<Normalizer> normalizer;
-  std::unique_ptr<PreTokenizer> pre_tokenizer;
-  BytePairModel model;
-  AddedTokens added;
+  std::unique_ptr<TokenizerBackend> backend;
   Surround surround;
+  std::string sha256;
+  bool is_clip = false;
 };
 
 Tokenizer::Tokenizer(std::unique_ptr<State> state) : state_(std::move(state)) {}
@@ -104,34 +52,83 @@ Tokenizer::Tokenizer(Tokenizer&&) noexcept = default;
 Tokenizer& Tokenizer::operator=(Tokenizer&&) noexcept = default;
 
 Tokenizer Tokenizer::load(const std::string& dir) {
-  const std::string folder = tokenizer_folder(dir);
-  const std::string path = folder + "/tokenizer.json";
-  const std::string text = read_file(path, std::uint64_t{256} << 20);
-  const json document = parse_json(text, path);
-  auto state = std::make_unique<State>(document, path);
-  state->sha256 = sha256_hex(text);
-  const std::string config = folder + "/tokenizer_config.json";
-  if (file_exists(config)) state->add_configured_tokens(read_json_file(config), config);
-  return Tokenizer(std::move(state));
+  auto state = std::make_unique<State>();
+  const auto read_json_layout = [&](const std::string& path) {
+    const std::string text = read_file(path, max_file_bytes);
+    const json document = parse_json(text, path);
+    state->backend = make_json_tokenizer(document, path);
+    state->sha256 = sha256_hex(text);
+    state->is_clip = document["model"].value("end_of_word_suffix", json()) == "</w>";
+  };
+  for (const std::string& folder : {dir, dir + "/tokenizer"}) {
+    const auto there = [&](const char* name) { return file_exists(folder + "/" + name); };
+    const std::string config_path = folder + "/tokenizer_config.json";
+    const json config =
+        there("tokenizer_config.json") ? read_json_file(config_path) : json::object();
+    if (there("tokenizer.json")) {
+      read_json_layout(folder + "/tokenizer.json");
+    } else if (there("tokenizer.model") || there("spiece.model")) {
+      const std::string path =
+          folder + (there("tokenizer.model") ? "/tokenizer.model" : "/spiece.model");
+      const std::string bytes = read_file(path, max_file_bytes);
+      state->backend = make_sentence_piece(bytes, config, path);
+      state->sha256 = sha256_hex(bytes);
+    } else if (there("vocab.json") && there("merges.txt")) {
+      const std::string files[] = {folder + "/vocab.json", folder + "/merges.txt"};
+      const json document = tokenizer_of_vocabulary_files(folder);
+      state->backend = make_json_tokenizer(document, files[0]);
+      state->sha256 = sha256_files(files);
+      state->is_clip = document["model"].contains("end_of_word_suffix");
+    } else {
+      continue;
+    }
+    state->surround = state->backend->surround();
+    auto& [before, after] = state->surround;
+    const auto begin = configured_token(*state->backend, config, "bos_token", config_path);
+    if (begin && !holds(before, *begin)) before.insert(before.begin(), *begin);
+    const auto end = configured_token(*state->backend, config, "eos_token", config_path);
+    if (end && !holds(after, *end)) after.push_back(*end);
+    return Tokenizer(std::move(state));
+  }
+  fail(Exit::data,
+       "{}: no tokenizer.json, tokenizer.model, spiece.model, or vocab.json with merges.txt there "
+       "(nor in tokenizer/)",
+       dir);
 }
 
 std::vector<std::int32_t> Tokenizer::encode(std::string_view text, bool special,
                                             std::size_t max_tokens) const {
   if (const std::size_t at = find_invalid_utf8(text); at != std::string_view::npos)
     fail(Exit::data, "invalid UTF-8 at byte {}", at);
-  std::vector<std::int32_t> ids;
-  if (special) ids = state_->surround.before;
-  const std::size_t before = ids.size();
-  const std::size_t after = special ? state_->surround.after.size() : 0;
-  state_->encode_text(text, ids);
+  const Surround none, &surround = special ? state_->surround : none;
+  std::vector<std::int32_t> ids = surround.before;
+  const std::size_t before = ids.size(), after = surround.after.size();
+  state_->backend->encode(text, ids);
   if (max_tokens > 0 && ids.size() + after > max_tokens)
     ids.resize(std::max(before, max_tokens - std::min(max_tokens, after)));
-  if (special) ids.insert(ids.end(), state_->surround.after.begin(), state_->surround.after.end());
+  ids.insert(ids.end(), surround.after.begin(), surround.after.end());
   return ids;
 }
 
+std::string Tokenizer::decode(std::span<const std::int32_t> ids, bool skip_special) const {
+  return state_->backend->decode(ids, skip_special);
+}
+
+std::optional<std::int32_t> Tokenizer::id_of(std::string_view token) const {
+  return state_->backend->id_of(token);
+}
+
+std::optional<std::int32_t> Tokenizer::end_of_text() const {
+  const auto& after = state_->surround.after;
+  return after.empty() ? std::nullopt : std::optional(after.back());
+}
+
+std::size_t Tokenizer::default_max_tokens() const {
+  return state_->is_clip ? clip_max_tokens : other_max_tokens;
+}
+
 std::int64_t Tokenizer::vocabulary_size() const {
-  return state_->vocabulary_size();
+  return state_->backend->vocabulary_size();
 }
 
 const std::string& Tokenizer::sha256() const {

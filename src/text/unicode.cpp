@@ -1,13 +1,16 @@
 #include "text/unicode.hpp"
 
+#include <unicode/brkiter.h>
 #include <unicode/locid.h>
 #include <unicode/normalizer2.h>
 #include <unicode/stringoptions.h>
 #include <unicode/uchar.h>
 #include <unicode/unistr.h>
+#include <unicode/utext.h>
 #include <unicode/utf8.h>
 
 #include <algorithm>
+#include <memory>
 #include <utility>
 #include <vector>
 
@@ -15,27 +18,46 @@
 
 namespace strata {
 
-std::size_t find_invalid_utf8(std::string_view text) {
+namespace {
+
+/// The bytes of the character that `text` begins with, and whether it is whole; where it is not,
+/// how many bytes belong to what could have become one.
+std::pair<std::size_t, bool> first_sequence(std::string_view text) {
   const auto byte = [&](std::size_t i) { return static_cast<unsigned char>(text[i]); };
-  std::size_t i = 0;
-  while (i < text.size()) {
-    const unsigned lead = byte(i);
-    if (lead < 0x80) {
-      ++i;
-      continue;
-    }
-    if (lead < 0xC2 || lead > 0xF4) return i;
-    const std::size_t length = lead < 0xE0 ? 2 : lead < 0xF0 ? 3 : 4;
-    if (text.size() - i < length) return i;
-    // The second byte's range excludes overlong forms, surrogates and what is past U+10FFFF.
-    const unsigned low = lead == 0xE0 ? 0xA0 : lead == 0xF0 ? 0x90 : 0x80;
-    const unsigned high = lead == 0xED ? 0x9F : lead == 0xF4 ? 0x8F : 0xBF;
-    if (byte(i + 1) < low || byte(i + 1) > high) return i;
-    for (std::size_t k = 2; k < length; ++k)
-      if ((byte(i + k) & 0xC0) != 0x80) return i;
-    i += length;
+  const unsigned lead = byte(0);
+  if (lead < 0x80) return {1, true};
+  if (lead < 0xC2 || lead > 0xF4) return {1, false};
+  const std::size_t length = lead < 0xE0 ? 2 : lead < 0xF0 ? 3 : 4;
+  // The second byte's range excludes overlong forms, surrogates and what is past U+10FFFF.
+  unsigned low = lead == 0xE0 ? 0xA0 : lead == 0xF0 ? 0x90 : 0x80;
+  unsigned high = lead == 0xED ? 0x9F : lead == 0xF4 ? 0x8F : 0xBF;
+  for (std::size_t k = 1; k < length; ++k) {
+    if (k == text.size() || byte(k) < low || byte(k) > high) return {k, false};
+    low = 0x80;
+    high = 0xBF;
+  }
+  return {length, true};
+}
+
+}  // namespace
+
+std::size_t find_invalid_utf8(std::string_view text) {
+  for (std::size_t i = 0; i < text.size();) {
+    const auto [bytes, whole] = first_sequence(text.substr(i));
+    if (!whole) return i;
+    i += bytes;
   }
   return std::string_view::npos;
+}
+
+std::string replace_invalid_utf8(std::string_view bytes) {
+  std::string out;
+  for (std::size_t i = 0; i < bytes.size();) {
+    const auto [length, whole] = first_sequence(bytes.substr(i));
+    out += whole ? bytes.substr(i, length) : std::string_view("\xEF\xBF\xBD");
+    i += length;
+  }
+  return out;
 }
 
 void append_utf8(std::string& text, std::uint32_t code_point) {
@@ -141,6 +163,30 @@ std::string lower_case(std::string_view text) {
     i += length;
   }
   return out;
+}
+
+std::vector<std::size_t> grapheme_ends(std::string_view text) {
+  std::vector<std::size_t> ends;
+  ends.reserve(text.size());
+  const bool ascii = std::all_of(text.begin(), text.end(),
+                                 [](char c) { return static_cast<unsigned char>(c) < 0x80; });
+  if (ascii) {
+    for (std::size_t i = 1; i <= text.size(); ++i)
+      if (i == text.size() || text[i - 1] != '\r' || text[i] != '\n') ends.push_back(i);
+    return ends;
+  }
+  UErrorCode status = U_ZERO_ERROR;
+  thread_local const std::unique_ptr<icu::BreakIterator> cutter(
+      icu::BreakIterator::createCharacterInstance(icu::Locale::getRoot(), status));
+  UText* opened =
+      utext_openUTF8(nullptr, text.data(), static_cast<std::int64_t>(text.size()), &status);
+  if (U_SUCCESS(status)) cutter->setText(opened, status);
+  if (U_FAILURE(status)) fail(Exit::internal, "ICU: {}", u_errorName(status));
+  cutter->first();
+  for (std::int32_t end = cutter->next(); end != icu::BreakIterator::DONE; end = cutter->next())
+    ends.push_back(static_cast<std::size_t>(end));
+  utext_close(opened);
+  return ends;
 }
 
 namespace {

@@ -1,0 +1,166 @@
+#include "text/sentence_piece_file.hpp"
+
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <optional>
+#include <set>
+#include <unordered_set>
+#include <utility>
+
+#include "core/error.hpp"
+#include "text/charsmap.hpp"
+#include "text/unicode.hpp"
+
+namespace strata {
+
+namespace {
+
+/// The fields of one message, in order.
+class Fields {
+ public:
+  Fields(std::string_view bytes, const std::string& path) : bytes_(bytes), path_(path) {}
+
+  struct Field {
+    std::uint32_t number;
+    enum Wire : std::uint32_t { varint = 0, fixed64 = 1, bytes = 2, fixed32 = 5 } wire;
+    std::uint64_t integer;  // of varint and fixed
+    std::string_view text;  // of bytes
+  };
+
+  std::optional<Field> next() {
+    if (at_ == bytes_.size()) return std::nullopt;
+    const std::uint64_t tag = varint();
+    if (tag >> 32 != 0 || tag >> 3 == 0) refuse("a field without a number");
+    Field field{static_cast<std::uint32_t>(tag >> 3), static_cast<Field::Wire>(tag & 7), 0, {}};
+    switch (field.wire) {
+      case Field::varint:
+        field.integer = varint();
+        break;
+      case Field::fixed64:
+        std::memcpy(&field.integer, take(8).data(), 8);
+        break;
+      case Field::fixed32:
+        std::memcpy(&field.integer, take(4).data(), 4);
+        break;
+      case Field::bytes:
+        field.text = take(varint());
+        break;
+      default:
+        refuse("an unknown wire type");
+    }
+    return field;
+  }
+
+  [[noreturn]] void refuse(std::string_view what) const {
+    fail(Exit::data, "{}: not a sound SentencePiece model: {} (byte {} of its message)", path_,
+         what, at_);
+  }
+
+ private:
+  std::string_view take(std::uint64_t count) {
+    if (count > bytes_.size() - at_) refuse("cut off");
+    at_ += count;
+    return bytes_.substr(at_ - count, count);
+  }
+  std::uint64_t varint() {
+    std::uint64_t value = 0;
+    for (int shift = 0; shift < 64; shift += 7) {
+      const auto byte = static_cast<unsigned char>(take(1)[0]);
+      value |= std::uint64_t(byte & 0x7F) << shift;
+      if (byte < 0x80) return value;
+    }
+    refuse("a number of more than 64 bits");
+  }
+
+  std::string_view bytes_;
+  const std::string& path_;
+  std::size_t at_ = 0;
+};
+
+using Field = Fields::Field;
+
+/// Field numbers of sentencepiece_model.proto.
+namespace model_field {
+constexpr std::uint32_t piece = 1, trainer = 2, normalizer = 3, denormalizer = 5;
+}
+namespace piece_field {
+constexpr std::uint32_t text = 1, score = 2, type = 3;
+}
+constexpr std::uint32_t model_type_field = 3, charsmap_field = 2;
+constexpr std::size_t max_pieces = std::size_t{1} << 24, max_piece_bytes = 4096;
+
+std::string check_piece(std::string_view bytes, std::size_t index, const std::string& path) {
+  const auto refuse = [&](std::string_view what) {
+    fail(Exit::data, "{}: piece {}: {}", path, index, what);
+  };
+  Fields fields(bytes, path);
+  std::set<std::uint32_t> seen;
+  std::string text;
+  while (const auto field = fields.next()) {
+    if (!seen.insert(field->number).second) refuse("a field is there twice");
+    if (field->number == piece_field::text && field->wire == Field::bytes) {
+      text = field->text;
+    } else if (field->number == piece_field::score && field->wire == Field::fixed32) {
+      float score = 0;
+      std::memcpy(&score, &field->integer, sizeof score);
+      if (!std::isfinite(score)) refuse("its score is not finite");
+    } else if (field->number == piece_field::type && field->wire == Field::varint) {
+      if (field->integer < 1 || field->integer > 6) refuse("its type is unknown");
+    } else if (field->number <= piece_field::type) {
+      refuse("a field has another type");
+    }
+  }
+  if (text.empty() || text.size() > max_piece_bytes || text.find('\0') != std::string::npos ||
+      find_invalid_utf8(text) != std::string::npos)
+    refuse("its text is empty, too long, has a NUL or is not UTF-8");
+  return text;
+}
+
+void check_trainer(std::string_view bytes, const std::string& path) {
+  Fields fields(bytes, path);
+  while (const auto field = fields.next()) {
+    if (field->number != model_type_field) continue;
+    constexpr std::uint64_t unigram = 1, bpe = 2;
+    if (field->wire != Field::varint || (field->integer != unigram && field->integer != bpe))
+      fail(Exit::data, "{}: model_type {} is not supported (unigram and BPE are)", path,
+           field->integer);
+  }
+}
+
+void check_normalizer(std::string_view bytes, const std::string& path) {
+  Fields fields(bytes, path);
+  bool seen = false;
+  while (const auto field = fields.next()) {
+    if (field->number != charsmap_field) continue;
+    if (std::exchange(seen, true) || field->wire != Field::bytes)
+      fields.refuse("precompiled_charsmap is there twice, or not bytes");
+    if (!field->text.empty()) Charsmap(field->text, path);
+  }
+}
+
+}  // namespace
+
+void check_sentence_piece_file(std::string_view bytes, const std::string& path) {
+  Fields fields(bytes, path);
+  std::unordered_set<std::string> pieces;
+  std::set<std::uint32_t> seen;
+  while (const auto field = fields.next()) {
+    if (field->number > model_field::denormalizer) continue;
+    if (field->wire != Field::bytes) fields.refuse("a field has another type");
+    if (field->number == model_field::piece) {
+      const std::size_t index = pieces.size();
+      if (index == max_pieces) fields.refuse("more than 2^24 pieces");
+      if (!pieces.insert(check_piece(field->text, index, path)).second)
+        fail(Exit::data, "{}: piece {} is there twice", path, index);
+      continue;
+    }
+    if (!seen.insert(field->number).second) fields.refuse("a field is there twice");
+    if (field->number == model_field::trainer) check_trainer(field->text, path);
+    if (field->number == model_field::normalizer || field->number == model_field::denormalizer)
+      check_normalizer(field->text, path);
+  }
+  if (pieces.empty()) fail(Exit::data, "{}: holds no pieces", path);
+}
+
+}  // namespace strata
