@@ -1,7 +1,6 @@
 #include "train/provenance.hpp"
 
 #include <fmt/core.h>
-#include <google/protobuf/stubs/common.h>
 #include <toml++/impl/version.h>
 
 #include <nlohmann/json.hpp>
@@ -70,7 +69,6 @@ std::string provenance_json(const TrainConfig& config, Learner& learner,
       {"fmt", FMT_VERSION},
       {"nlohmann_json", fmt::format("{}.{}.{}", NLOHMANN_JSON_VERSION_MAJOR,
                                     NLOHMANN_JSON_VERSION_MINOR, NLOHMANN_JSON_VERSION_PATCH)},
-      {"protobuf", GOOGLE_PROTOBUF_VERSION},
       {"toml++", fmt::format("{}.{}.{}", TOML_LIB_MAJOR, TOML_LIB_MINOR, TOML_LIB_PATCH)},
   };
   return j.dump(2) + "\n";

@@ -10,7 +10,6 @@
 #include "core/error.hpp"
 #include "core/file.hpp"
 #include "core/process.hpp"
-#include "event.pb.h"
 
 namespace strata {
 
@@ -27,10 +26,59 @@ double seconds_now() {
   return std::chrono::duration<double>(std::chrono::system_clock::now().time_since_epoch()).count();
 }
 
-tensorboard::Event event_at(std::int64_t step) {
-  tensorboard::Event event;
-  event.set_wall_time(seconds_now());
-  event.set_step(step);
+/// A protobuf message in its wire format. Written by hand because libsentencepiece carries a
+/// protobuf of its own, which aborts beside another version of it in one process.
+class Message {
+ public:
+  Message& integer(int field, std::uint64_t value) {
+    key(field, 0);
+    varint(value);
+    return *this;
+  }
+  Message& real(int field, double value) {
+    key(field, 1);
+    bytes_ += bytes_of(value);
+    return *this;
+  }
+  Message& real(int field, float value) {
+    key(field, 5);
+    bytes_ += bytes_of(value);
+    return *this;
+  }
+  Message& text(int field, std::string_view value) {
+    key(field, 2);
+    varint(value.size());
+    bytes_ += value;
+    return *this;
+  }
+  const std::string& bytes() const { return bytes_; }
+
+ private:
+  void key(int field, int wire_type) { varint(static_cast<std::uint64_t>(field) << 3 | wire_type); }
+  void varint(std::uint64_t value) {
+    for (; value >= 0x80; value >>= 7) bytes_ += static_cast<char>(value | 0x80);
+    bytes_ += static_cast<char>(value);
+  }
+
+  std::string bytes_;
+};
+
+// Field numbers of TensorBoard's event format (tests/train/event.proto).
+namespace event_field {
+constexpr int wall_time = 1, step = 2, file_version = 3, summary = 5;
+}
+constexpr int summary_value_field = 1;
+namespace value_field {
+constexpr int tag = 1, simple_value = 2, image = 4;
+}
+namespace image_field {
+constexpr int height = 1, width = 2, colorspace = 3, encoded = 4;
+}
+
+Message event_at(std::int64_t step) {
+  Message event;
+  event.real(event_field::wall_time, seconds_now());
+  event.integer(event_field::step, static_cast<std::uint64_t>(step));
   return event;
 }
 
@@ -61,9 +109,7 @@ TensorBoardWriter::TensorBoardWriter(const std::string& dir) {
   path_ = fmt::format("{}/events.out.tfevents.{:010}.{}.{}", dir, seconds, host_name(), getpid());
   fd_ = open(path_.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0644);
   if (fd_ < 0) fail_errno(path_, "open", true);
-  tensorboard::Event event = event_at(0);
-  event.set_file_version("brain.Event:2");
-  append(event.SerializeAsString());
+  append(event_at(0).text(event_field::file_version, "brain.Event:2").bytes());
 }
 
 TensorBoardWriter::~TensorBoardWriter() {
@@ -81,25 +127,26 @@ void TensorBoardWriter::append(std::string_view message) {
 
 void TensorBoardWriter::scalars(std::int64_t step,
                                 std::span<const std::pair<std::string, double>> values) {
-  tensorboard::Event event = event_at(step);
+  Message summary;
   for (const auto& [tag, number] : values) {
-    auto* value = event.mutable_summary()->add_value();
-    value->set_tag(tag);
-    value->set_simple_value(static_cast<float>(number));
+    Message value;
+    value.text(value_field::tag, tag);
+    value.real(value_field::simple_value, static_cast<float>(number));
+    summary.text(summary_value_field, value.bytes());
   }
-  append(event.SerializeAsString());
+  append(event_at(step).text(event_field::summary, summary.bytes()).bytes());
 }
 
 void TensorBoardWriter::image(std::int64_t step, const std::string& tag, std::string_view png) {
   if (png.size() < 24 || !png.starts_with("\x89PNG")) return;
-  tensorboard::Event event = event_at(step);
-  auto* value = event.mutable_summary()->add_value();
-  value->set_tag(tag);
-  value->mutable_image()->set_width(static_cast<std::int32_t>(big_endian(png.substr(16))));
-  value->mutable_image()->set_height(static_cast<std::int32_t>(big_endian(png.substr(20))));
-  value->mutable_image()->set_colorspace(3);
-  value->mutable_image()->set_encoded_image_string(std::string(png));
-  append(event.SerializeAsString());
+  Message image, value, summary;
+  image.integer(image_field::height, big_endian(png.substr(20)));
+  image.integer(image_field::width, big_endian(png.substr(16)));
+  image.integer(image_field::colorspace, 3);
+  image.text(image_field::encoded, png);
+  value.text(value_field::tag, tag).text(value_field::image, image.bytes());
+  summary.text(summary_value_field, value.bytes());
+  append(event_at(step).text(event_field::summary, summary.bytes()).bytes());
 }
 
 }  // namespace strata
