@@ -5,6 +5,7 @@
 #include <unicode/normalizer2.h>
 #include <unicode/stringoptions.h>
 #include <unicode/uchar.h>
+#include <unicode/uniset.h>
 #include <unicode/unistr.h>
 #include <unicode/utext.h>
 #include <unicode/utf8.h>
@@ -97,7 +98,7 @@ icu::UnicodeString decompose(const icu::UnicodeString& text, const icu::Normaliz
     if (!decomposer.getDecomposition(c, parts)) parts.setTo(c);
     for (std::int32_t k = 0; k < parts.length(); k = parts.moveIndex32(k, 1)) {
       const UChar32 part = parts.char32At(k);
-      const std::uint8_t combining_class = u_getCombiningClass(part);
+      const std::uint8_t combining_class = decomposer.getCombiningClass(part);
       if (combining_class != 0) {
         marks.emplace_back(combining_class, part);
       } else {
@@ -110,25 +111,30 @@ icu::UnicodeString decompose(const icu::UnicodeString& text, const icu::Normaliz
   return out;
 }
 
-const icu::Normalizer2& instance(NormalForm form) {
-  UErrorCode status = U_ZERO_ERROR;
-  const icu::Normalizer2* normalizer = nullptr;
+const icu::Normalizer2& unfiltered(NormalForm form, UErrorCode& status) {
   switch (form) {
     case NormalForm::nfc:
-      normalizer = icu::Normalizer2::getNFCInstance(status);
-      break;
+      return *icu::Normalizer2::getNFCInstance(status);
     case NormalForm::nfd:
-      normalizer = icu::Normalizer2::getNFDInstance(status);
-      break;
+      return *icu::Normalizer2::getNFDInstance(status);
     case NormalForm::nfkc:
-      normalizer = icu::Normalizer2::getNFKCInstance(status);
-      break;
-    case NormalForm::nfkd:
-      normalizer = icu::Normalizer2::getNFKDInstance(status);
-      break;
+      return *icu::Normalizer2::getNFKCInstance(status);
+    default:
+      return *icu::Normalizer2::getNFKDInstance(status);
   }
-  if (U_FAILURE(status)) fail(Exit::internal, "ICU: {}", u_errorName(status));
-  return *normalizer;
+}
+
+const icu::Normalizer2& instance(NormalForm form) {
+  static const auto all = [] {
+    UErrorCode status = U_ZERO_ERROR;
+    static const icu::UnicodeSet known(u"[:Age=9.0:]", status);
+    std::vector<icu::FilteredNormalizer2> made;
+    for (int k = 0; k <= static_cast<int>(NormalForm::nfkd); ++k)
+      made.emplace_back(unfiltered(static_cast<NormalForm>(k), status), known);
+    if (U_FAILURE(status)) fail(Exit::internal, "ICU: {}", u_errorName(status));
+    return made;
+  }();
+  return all[static_cast<std::size_t>(form)];
 }
 
 }  // namespace

@@ -25,6 +25,7 @@ std::string replace_invalid_utf8(std::string_view bytes);
 void append_utf8(std::string& text, std::uint32_t code_point);
 
 enum class NormalForm { nfc, nfd, nfkc, nfkd };
+/// By the tables of Unicode 9.0, as `tokenizers` does: a character that came later is inert.
 std::string normalize(std::string_view text, NormalForm form);
 
 /// Each character by its own full lower-case mapping, without regard to its neighbours (so that a

@@ -87,9 +87,7 @@ json read_merges(const std::string& path) {
 class SpecialTokens {
  public:
   SpecialTokens(const json& vocabulary, std::string where)
-      : vocabulary_(vocabulary),
-        where_(std::move(where)),
-        next_(static_cast<std::int64_t>(vocabulary.size())) {}
+      : vocabulary_(vocabulary), where_(std::move(where)), next_(vocabulary.size()) {}
 
   /// token: a text or an object with flags.
   void add(const json& token, bool special) {
@@ -104,7 +102,7 @@ class SpecialTokens {
     }
     const auto known = vocabulary_.find(content);
     made["id"] = known == vocabulary_.end() ? json(next_) : *known;
-    next_ = std::max(next_, token_id(made["id"], where_) + std::int64_t{1});
+    next_ = std::max<std::uint64_t>(next_, token_id(made["id"], where_) + 1);
     places_[content] = tokens_.size();
     tokens_.push_back(std::move(made));
   }
@@ -114,7 +112,7 @@ class SpecialTokens {
  private:
   const json& vocabulary_;
   std::string where_;
-  std::int64_t next_;
+  std::uint64_t next_;
   std::vector<json> tokens_;
   std::map<std::string, std::size_t> places_;
 };

@@ -169,7 +169,8 @@ def clip_files(folder, data):
     tokens += ["<|startoftext|>", "<|endoftext|>"]
     vocab = {token: i for i, token in enumerate(tokens)}
     write_files(folder, vocab, merges)
-    flags = {"lstrip": False, "normalized": True, "rstrip": False, "single_word": False}
+    flags = {"__type": "AddedToken", "lstrip": False, "normalized": True, "rstrip": False,
+             "single_word": False}
     (folder / "tokenizer_config.json").write_text(json.dumps({
         "tokenizer_class": "CLIPTokenizer", "model_max_length": 77, "do_lower_case": True,
         "bos_token": {"content": "<|startoftext|>", **flags},
