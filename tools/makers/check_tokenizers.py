@@ -9,7 +9,9 @@ real vocabularies, over thousands of hard lines. Prints a table; exit 1 on any d
 Vocabularies: Mistral (mistral-common), Llama 3 and 4 (llama-models), Qwen (dashscope), CLIP
 (open-clip-torch), a unigram model with T5's character map (seqio), a 256 K unigram model with byte
 fallback (ai21-tokenizer). Gemma2's own is in no package: its pipeline runs on Mistral's vocabulary.
-Made for tokenizers 0.23.3, transformers 5.23.0, sentencepiece 0.2.3, tiktoken 0.14.0.
+Made for tokenizers 0.23.3, transformers 5.23.0, sentencepiece 0.2.3, tiktoken 0.14.0. The one known
+difference: unigram-256k-model, where sentencepiece 0.2.3 rounds scores otherwise than Debian's
+library (0.1.97; 0.1.99 from PyPI gives the same ids).
 """
 import argparse
 import base64
@@ -311,7 +313,8 @@ def hard_lines(count, seed):
     spaces = [" ", "  ", "\t", "\r", "\u00a0", "\u3000", "\u2009", "\u200b", "\u200d", "\ufe0f"]
     marks = [c for c in assigned if unicodedata.combining(c)]
     words = " ".join(prompts + CORPUS).split()
-    names = ["<s>", "</s>", "<|endoftext|>", "<unk>", "<extra_id_0>", "[INST]", "<0x41>", "!", SPACE]
+    names = ["<s>", "</s>", "<|endoftext|>", "<unk>", "<extra_id_0>", "[INST]", "<0x41>", "!",
+             SPACE]
 
     def word():
         kind = rng.randrange(10)

@@ -199,8 +199,9 @@ def main():
 
     lm = train(out, model_type="unigram", vocab_size=420, pad_id=0, eos_id=1, unk_id=2, bos_id=-1)
     fallback = train(out, model_type="unigram", vocab_size=600, byte_fallback=True)
-    pairs = train(out, model_type="bpe", vocab_size=640, byte_fallback=True, character_coverage=0.98,
-                  remove_extra_whitespaces=False, user_defined_symbols=["<|image|>"])
+    pairs = train(out, model_type="bpe", vocab_size=640, byte_fallback=True,
+                  character_coverage=0.98, remove_extra_whitespaces=False,
+                  user_defined_symbols=["<|image|>"])
     write_json(folder("t5"), t5(lm))
     write_model(folder("t5_model"), "spiece.model", lm)
     write_json(folder("unigram"), unigram_fallback(fallback))
