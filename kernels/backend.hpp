@@ -11,6 +11,8 @@ struct Backend {
   virtual void weights_changed() = 0;
 
   virtual void linear(Exec&, Tensor y, Tensor x, Tensor w, Tensor b) = 0;
+  virtual Buffer pack(Exec&, Tensor w) = 0;
+  virtual void linear(Exec&, Tensor y, Tensor x, const ops::PackedWeight& w, Tensor b) = 0;
   virtual void linear_backward(Exec&, Tensor dx, Tensor dw, Tensor db, Tensor dy, Tensor x,
                                Tensor w) = 0;
   virtual void conv2d(Exec&, Tensor y, Tensor x, Tensor w, Tensor b, ops::Conv2dParams) = 0;
@@ -25,13 +27,14 @@ struct Backend {
                           float eps) = 0;
   virtual void layer_norm_backward(Exec&, Tensor dx, Tensor dw, Tensor db, Tensor dy, Tensor stats,
                                    Tensor x, Tensor w) = 0;
-  virtual void rms_norm(Exec&, Tensor y, Tensor x, Tensor w, float eps) = 0;
+  virtual void rms_norm(Exec&, Tensor y, Tensor x, Tensor w, float eps, ops::RmsScale) = 0;
 
   virtual void silu(Exec&, Tensor y, Tensor x) = 0;
   virtual void silu_backward(Exec&, Tensor dx, Tensor dy, Tensor x) = 0;
   virtual void geglu(Exec&, Tensor y, Tensor h) = 0;
   virtual void geglu_backward(Exec&, Tensor dh, Tensor dy, Tensor h) = 0;
-  virtual void swiglu(Exec&, Tensor y, Tensor gate, Tensor up) = 0;
+  virtual void activation(Exec&, Tensor y, Tensor x, ops::Activation) = 0;
+  virtual void gated(Exec&, Tensor y, Tensor gate, Tensor up, ops::Activation) = 0;
   virtual void add(Exec&, Tensor y, Tensor a, Tensor b) = 0;
   virtual void add_per_sample(Exec&, Tensor y, Tensor x, Tensor bias) = 0;
   virtual void add_per_sample_backward(Exec&, Tensor dbias, Tensor dy) = 0;

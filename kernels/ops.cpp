@@ -103,6 +103,21 @@ void linear(Exec& exec, Tensor y, Tensor x, Tensor w, Tensor b) {
   exec.backend().linear(exec, y, x, w, b);
 }
 
+PackedWeight pack(Exec& exec, Tensor w) {
+  const Check check(exec, "pack");
+  check.activation("w", w).rank("w", w, 2);
+  return {w.shape[0], w.shape[1], exec.backend().pack(exec, w)};
+}
+
+void linear(Exec& exec, Tensor y, Tensor x, const PackedWeight& w, Tensor b) {
+  const Check check(exec, "linear");
+  const std::int64_t m = rows_of(x);
+  check.activation("x", x).matrix("x", x, x.dtype, m, w.k).matrix("y", y, x.dtype, m, w.n);
+  check.is("w", w.data, x.dtype, w.data.tensor().shape).optional("b", b, x.dtype, {w.n});
+  check.that(m % packed_rows == 0, "{} rows, not a multiple of {}", m, packed_rows);
+  exec.backend().linear(exec, y, x, w, b);
+}
+
 void linear_backward(Exec& exec, Tensor dx, Tensor dw, Tensor db, Tensor dy, Tensor x, Tensor w) {
   const Check check(exec, "linear_backward");
   check.activation("x", x).rank("w", w, 2);
@@ -150,6 +165,8 @@ void group_norm(Exec& exec, Tensor y, Tensor stats, Tensor x, Tensor w, Tensor b
   const Check check(exec, "group_norm");
   check.activation("x", x, 2).is("y", y, x.dtype, x.shape);
   const std::int64_t channels = x.shape[-1];
+  check.that(activation == Activation::none || activation == Activation::silu,
+             "an activation other than silu");
   check.that(groups > 0 && channels % groups == 0, "{} channels, {} groups", channels, groups);
   check.is("w", w, x.dtype, {channels}).is("b", b, x.dtype, {channels});
   check.optional("stats", stats, DType::f32, {x.shape[0], groups, 2});
@@ -189,11 +206,11 @@ void layer_norm_backward(Exec& exec, Tensor dx, Tensor dw, Tensor db, Tensor dy,
   exec.backend().layer_norm_backward(exec, dx, dw, db, dy, stats, x, w);
 }
 
-void rms_norm(Exec& exec, Tensor y, Tensor x, Tensor w, float eps) {
+void rms_norm(Exec& exec, Tensor y, Tensor x, Tensor w, float eps, RmsScale scale) {
   const Check check(exec, "rms_norm");
   check.activation("x", x);
   check.matrix("y", y, x.dtype, rows_of(x), x.shape[-1]).is("w", w, x.dtype, {x.shape[-1]});
-  exec.backend().rms_norm(exec, y, x, w, eps);
+  exec.backend().rms_norm(exec, y, x, w, eps, scale);
 }
 
 // --- pointwise
@@ -222,10 +239,15 @@ void geglu_backward(Exec& exec, Tensor dh, Tensor dy, Tensor h) {
   exec.backend().geglu_backward(exec, dh, dy, h);
 }
 
-void swiglu(Exec& exec, Tensor y, Tensor gate, Tensor up) {
-  const Check check(exec, "swiglu");
+void activation(Exec& exec, Tensor y, Tensor x, Activation activation) {
+  Check(exec, "activation").activation("y", y, 0).is("x", x, y.dtype, y.shape);
+  exec.backend().activation(exec, y, x, activation);
+}
+
+void gated(Exec& exec, Tensor y, Tensor gate, Tensor up, Activation activation) {
+  const Check check(exec, "gated");
   check.activation("y", y, 0).is("gate", gate, y.dtype, y.shape).is("up", up, y.dtype, y.shape);
-  exec.backend().swiglu(exec, y, gate, up);
+  exec.backend().gated(exec, y, gate, up, activation);
 }
 
 void add(Exec& exec, Tensor y, Tensor a, Tensor b) {
@@ -263,7 +285,7 @@ void fill(Exec& exec, Tensor y, float value) {
 
 void scale(Exec& exec, Tensor y, Tensor x, float factor) {
   const Check check(exec, "scale");
-  check.floating("y", y).is("x", x, DType::f32, x.shape).elements("x", x, y.numel());
+  check.floating("y", y).floating("x", x).elements("x", x, y.numel());
   exec.backend().scale(exec, y, x, factor);
 }
 
@@ -335,6 +357,16 @@ void attention(Exec& exec, Tensor o, Tensor lse, Tensor q, Tensor k, Tensor v, T
   const Check check(exec, "attention");
   check_attention(check, "attention", q, k, v, o, q_offsets, k_offsets);
   check.optional("lse", lse, DType::f32, {q.shape[0], q.shape[1]});
+  if (const Tensor& bias = p.relative_bias) {
+    check.rank("relative_bias", bias, 2).is("relative_bias", bias, DType::f32, bias.shape);
+    check.that(bias.shape[0] == q.shape[1] && bias.shape[1] % 2 == 1,
+               "relative_bias is {} for {} heads", to_string(bias.shape), q.shape[1]);
+  }
+  const bool by_position = p.causal || p.window >= 0 || p.relative_bias;
+  for (std::int64_t i = 0; by_position && i + 1 < q_offsets.numel(); ++i) {
+    const auto *q_at = q_offsets.as<std::int64_t>() + i, *k_at = k_offsets.as<std::int64_t>() + i;
+    check.that(q_at[1] - q_at[0] <= k_at[1] - k_at[0], "sequence {} has more queries than keys", i);
+  }
   exec.backend().attention(exec, o, lse, q, k, v, q_offsets, k_offsets, p);
 }
 
@@ -343,6 +375,8 @@ void attention_backward(Exec& exec, Tensor dq, Tensor dk, Tensor dv, Tensor dout
                         Tensor k_offsets, AttentionParams p) {
   const Check check(exec, "attention_backward");
   check_attention(check, "attention_backward", q, k, v, o, q_offsets, k_offsets);
+  check.that(p.window < 0 && p.softcap == 0 && !p.relative_bias,
+             "no gradient through a window, a softcap or a relative bias");
   check.is("dout", dout, q.dtype, q.shape).is("dq", dq, q.dtype, q.shape);
   check.is("dk", dk, q.dtype, k.shape).is("dv", dv, q.dtype, k.shape);
   check.is("lse", lse, DType::f32, {q.shape[0], q.shape[1]});
@@ -363,9 +397,7 @@ void rope(Exec& exec, Tensor x, Tensor offsets, Tensor inv_freq) {
 // --------------------------------------------------------------------
 void embedding(Exec& exec, Tensor y, Tensor table, Tensor ids) {
   const Check check(exec, "embedding");
-  check.activation("table", table)
-      .rank("table", table, 2)
-      .is("ids", ids, DType::i64, {ids.numel()});
+  check.rank("table", table, 2).is("ids", ids, DType::i64, {ids.numel()});
   check.is("y", y, table.dtype, {ids.numel(), table.shape[1]});
   exec.backend().embedding(exec, y, table, ids);
 }

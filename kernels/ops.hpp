@@ -23,6 +23,17 @@ namespace strata::ops {
 // --- linear -------------------------------------------------------------------------------------
 /// y (M,N) = x (M,K) w (N,K)^T + b (N). Leading axes of x and y may be more than one.
 void linear(Exec&, Tensor y, Tensor x, Tensor w, Tensor b = {});
+/// A weight (N,K) in the layout that the backend's products like best; what it was made of may go.
+struct PackedWeight {
+  std::int64_t n = 0, k = 0;
+  Buffer data;
+};
+/// Rows that a product with a packed weight works on at once: one kernel whatever M, so that a
+/// row's bits do not depend on the rows that come with it.
+inline constexpr std::int64_t packed_rows = 128;
+PackedWeight pack(Exec&, Tensor w);
+/// The same as above, M a multiple of packed_rows.
+void linear(Exec&, Tensor y, Tensor x, const PackedWeight& w, Tensor b = {});
 /// dx (M,K) = dy w (skipped when absent); dw (N,K) f32 += dy^T x; db (N) f32 += sum dy.
 void linear_backward(Exec&, Tensor dx, Tensor dw, Tensor db, Tensor dy, Tensor x, Tensor w);
 
@@ -37,9 +48,16 @@ void conv2d_backward(Exec&, Tensor dx, Tensor dw, Tensor db, Tensor dy, Tensor x
                      Conv2dParams);
 
 // --- normalisation ------------------------------------------------------------------------------
-enum class Activation { none, silu };
-/// y (B,...,C) = act(group_norm(x) * w + b); stats (B,G,2) f32 receives mean and 1/std (absent: not
-/// kept).
+enum class Activation {
+  none,
+  silu,
+  gelu,        // x Phi(x)
+  gelu_tanh,   // its approximation by tanh (Hendrycks & Gimpel 2016), "gelu_new"
+  quick_gelu,  // x sigmoid(1.702 x)
+  relu,
+};
+/// y (B,...,C) = act(group_norm(x) * w + b), act none or silu; stats (B,G,2) f32 receives mean and
+/// 1/std (absent: not kept).
 void group_norm(Exec&, Tensor y, Tensor stats, Tensor x, Tensor w, Tensor b, int groups, float eps,
                 Activation);
 void group_norm_backward(Exec&, Tensor dx, Tensor dw, Tensor db, Tensor dy, Tensor stats, Tensor x,
@@ -48,8 +66,12 @@ void group_norm_backward(Exec&, Tensor dx, Tensor dw, Tensor db, Tensor dy, Tens
 void layer_norm(Exec&, Tensor y, Tensor stats, Tensor x, Tensor w, Tensor b, float eps);
 void layer_norm_backward(Exec&, Tensor dx, Tensor dw, Tensor db, Tensor dy, Tensor stats, Tensor x,
                          Tensor w);
-/// y (M,C) = cast(x / rms(x)) * w, the cast to T before the product as transformers does.
-void rms_norm(Exec&, Tensor y, Tensor x, Tensor w, float eps);
+enum class RmsScale {
+  weight,           // cast(x / rms(x)) * w, the cast to T before the product (Llama, T5)
+  one_plus_weight,  // cast(x / rms(x) * (1 + w)), the product in f32 (Gemma)
+};
+/// y (M,C) = x / rms(x), scaled; rounded where transformers rounds.
+void rms_norm(Exec&, Tensor y, Tensor x, Tensor w, float eps, RmsScale = RmsScale::weight);
 
 // --- pointwise ----------------------------------------------------------------------------------
 void silu(Exec&, Tensor y, Tensor x);
@@ -57,8 +79,10 @@ void silu_backward(Exec&, Tensor dx, Tensor dy, Tensor x);
 /// y (M,F) = h[:, :F] * gelu(h[:, F:]), h (M,2F), erf GELU (diffusers' GEGLU).
 void geglu(Exec&, Tensor y, Tensor h);
 void geglu_backward(Exec&, Tensor dh, Tensor dy, Tensor h);
-/// y (M,F) = silu(gate) * up (Llama's SwiGLU).
-void swiglu(Exec&, Tensor y, Tensor gate, Tensor up);
+/// y = act(x); y may be x.
+void activation(Exec&, Tensor y, Tensor x, Activation);
+/// y (M,F) = act(gate) * up (Shazeer 2020); y may be gate or up.
+void gated(Exec&, Tensor y, Tensor gate, Tensor up, Activation);
 void add(Exec&, Tensor y, Tensor a, Tensor b);  // y may be a or b
 /// y (B,...,C) = x + bias (B,C), broadcast over the pixels; y may be x.
 void add_per_sample(Exec&, Tensor y, Tensor x, Tensor bias);
@@ -82,11 +106,18 @@ void nhwc_to_nchw(Exec&, Tensor y, Tensor x);
 // --- attention ----------------------------------------------------------------------------------
 struct AttentionParams {
   float scale = 1.0f;
-  bool causal = false;
+  bool causal = false;       // a query sees no key behind its own position
+  std::int64_t window = -1;  // >= 0: a query sees no key farther from it than this
+  float softcap = 0;         // > 0: a scaled score s becomes softcap * tanh(s / softcap)
+  /// (N,2R+1) f32, added to the scores after the cap: the bias of head n for a key that stands d
+  /// positions behind the query is [n][R + d], |d| beyond R as R. Absent: none.
+  Tensor relative_bias{};
 };
 /// Ragged softmax attention. q (Tq,N,D), k v (Tk,Nkv,D) with N a multiple of Nkv, o like q;
 /// q_offsets k_offsets (B+1) i64 on the host: sequence b owns rows [offsets[b], offsets[b+1]).
-/// lse (Tq,N) f32 is what backward needs (absent: not kept). A sequence without keys gives o = 0.
+/// Where positions matter (causal, window, bias) a sequence's queries are the last of the positions
+/// that its keys have. lse (Tq,N) f32 is what backward needs (absent: not kept). A sequence without
+/// keys gives o = 0. Backward knows no window, cap or bias and refuses them.
 void attention(Exec&, Tensor o, Tensor lse, Tensor q, Tensor k, Tensor v, Tensor q_offsets,
                Tensor k_offsets, AttentionParams);
 void attention_backward(Exec&, Tensor dq, Tensor dk, Tensor dv, Tensor dout, Tensor q, Tensor k,
@@ -97,7 +128,8 @@ void attention_backward(Exec&, Tensor dq, Tensor dk, Tensor dv, Tensor dout, Ten
 void rope(Exec&, Tensor x, Tensor offsets, Tensor inv_freq);
 
 // --- embeddings ---------------------------------------------------------------------------------
-/// y (T,C) = table[ids], ids (T) i64; an id outside the table throws Error(65).
+/// y (T,C) = table[ids], ids (T) i64 on the host; an id outside the table throws Error(65). Copies
+/// elements, so f16 may pass, too.
 void embedding(Exec&, Tensor y, Tensor table, Tensor ids);
 /// y (B,C) = [cos | sin] of t * exp(-ln(10000) i / (C/2)), t (B) f32 (diffusers: flip_sin_to_cos,
 /// freq_shift as given).
@@ -106,7 +138,7 @@ void timestep_embedding(Exec&, Tensor y, Tensor t, bool flip_sin_to_cos, float f
 // --- text strategies ----------------------------------------------------------------------------
 /// sum (M,C) f32 += x, or += layer_norm(x) without affine part (eps 1e-5) when normalised.
 void accumulate_layer(Exec&, Tensor sum, Tensor x, bool normalised);
-/// y (M,C) = scale * x, x f32, y T or f32.
+/// y (M,C) = factor * x, either f32 or T; y may be x.
 void scale(Exec&, Tensor y, Tensor x, float factor);
 
 // --- diffusion ----------------------------------------------------------------------------------

@@ -24,6 +24,8 @@ constexpr std::int64_t query_task = 480;  // queries that share one packing of k
 /// One sequence and one head of the problem.
 struct Span {
   std::int64_t q_begin, q_count, k_begin, k_count;
+  /// The queries are the last of the positions that the keys have.
+  std::int64_t first_position() const { return k_count - q_count; }
 };
 
 struct Layout {
@@ -91,10 +93,22 @@ void scores_of(float* scores, std::int64_t rows, const float* a, std::int64_t a_
                  panels + (first_key + key) * width, panel, scores + key, key_block, false);
 }
 
-/// Keys of [first, first + keys) that query `index` may see.
-std::int64_t visible(const ops::AttentionParams& p, std::int64_t index, std::int64_t first,
-                     std::int64_t keys) {
-  return p.causal ? std::clamp<std::int64_t>(index + 1 - first, 0, keys) : keys;
+struct Range {
+  std::int64_t begin, end;
+};
+
+/// Which keys of [0, keys) the queries at [first, last] of the sequence may see, one or all.
+Range visible(const ops::AttentionParams& p, std::int64_t first, std::int64_t last,
+              std::int64_t keys) {
+  const std::int64_t end = p.causal ? last + 1 : p.window < 0 ? keys : last + p.window + 1;
+  const std::int64_t begin = p.window < 0 ? 0 : first - p.window;
+  return {std::clamp<std::int64_t>(begin, 0, keys), std::clamp<std::int64_t>(end, 0, keys)};
+}
+
+/// The part of a range that lies in a block of keys, counted from the block's first key.
+Range within(Range range, std::int64_t first, std::int64_t keys) {
+  return {std::clamp<std::int64_t>(range.begin - first, 0, keys),
+          std::clamp<std::int64_t>(range.end - first, 0, keys)};
 }
 
 /// 0, 1, 2, ...: a comparison with it is a mask. (Comparing the loop's counter itself makes the
@@ -132,21 +146,48 @@ float maximum(const float* row, std::int64_t count, float largest) {
   return largest;
 }
 
+void cap_scores(float* row, std::int64_t count, float cap) {
+#pragma omp simd
+  for (std::int64_t i = 0; i < count; ++i) row[i] = cap * portable::tanh(row[i] / cap);
+}
+
+/// bias (2 reach + 1) by distance; row[i] is the score of the key at `distance` + i.
+void add_bias(float* row, std::int64_t count, const float* bias, std::int64_t reach,
+              std::int64_t distance) {
+  for (std::int64_t i = 0; i < count; ++i)
+    row[i] += bias[std::clamp(distance + i, -reach, reach) + reach];
+}
+
 /// The running softmax of a tile of queries.
 struct Running {
   float largest[query_tile], sum[query_tile];
 };
 
+/// A block of scores: its keys, and where its queries stand among them.
+struct Block {
+  std::int64_t first_query, first_key, keys, all_keys;
+  std::int64_t padded_keys() const { return round_up(keys, lane); }
+};
+
 /// One block of keys: scores -> probabilities, and the tile's output rescaled to the new maximum.
 void soften_block(float* scores, float* out, std::int64_t padded_width, std::int64_t rows,
-                  std::int64_t first_query, std::int64_t first_key, std::int64_t keys,
-                  std::int64_t padded_keys, Running& running, const ops::AttentionParams& p) {
+                  const Block& block, Running& running, const ops::AttentionParams& p) {
+  constexpr float unseen = -1e38f;  // its exponential, 1e-38, is lost beside the maximum's 1
   for (std::int64_t r = 0; r < rows; ++r) {
     float* row = scores + r * key_block;
-    const std::int64_t count = visible(p, first_query + r, first_key, keys);
-    const float largest = maximum(row, count, running.largest[r]);
-    const float shrink = first_key == 0 ? 0.0f : portable::exp(running.largest[r] - largest);
-    running.sum[r] = running.sum[r] * shrink + exponentiate(row, count, padded_keys, largest);
+    const std::int64_t query = block.first_query + r;
+    const Range seen =
+        within(visible(p, query, query, block.all_keys), block.first_key, block.keys);
+    if (seen.begin >= seen.end) {
+      std::fill_n(row, block.padded_keys(), 0.0f);
+      continue;
+    }
+    std::fill_n(row, seen.begin, unseen);
+    const float largest = maximum(row, seen.end, running.largest[r]);
+    const float shrink = block.first_key == 0 ? 0.0f : portable::exp(running.largest[r] - largest);
+    running.sum[r] =
+        running.sum[r] * shrink + exponentiate(row, seen.end, block.padded_keys(), largest);
+    std::fill_n(row, seen.begin, 0.0f);
     running.largest[r] = largest;
     if (shrink != 1.0f)
       for (std::int64_t c = 0; c < padded_width; ++c) out[r * padded_width + c] *= shrink;
@@ -161,6 +202,8 @@ struct Forward {
   float* lse;
   const T *q, *k, *v;
   std::int64_t keys_capacity;
+  const float* bias;  // (heads, 2 reach + 1) by distance, or none
+  std::int64_t reach;
 
   std::int64_t scratch_bytes() const {
     return 4 *
@@ -171,7 +214,7 @@ struct Forward {
             float* scratch) const {
     const Span span = at.span(b);
     const std::int64_t key_head = head / (at.heads / at.key_heads);
-    const std::int64_t pitch = at.heads * at.width, key_pitch = at.key_heads * at.width;
+    const std::int64_t key_pitch = at.key_heads * at.width;
     const std::int64_t key_at = span.k_begin * key_pitch + key_head * at.width;
     float* panels = scratch;
     float* values = panels + keys_capacity * at.padded_width;
@@ -182,17 +225,29 @@ struct Forward {
               values + round_up(span.k_count, lane) * at.padded_width, 0.0f);
     for (std::int64_t query = first; query < first + count; query += query_tile) {
       const std::int64_t rows = std::min(query_tile, first + count - query);
-      const std::int64_t row = (span.q_begin + query) * pitch + head * at.width;
-      queries(row, (span.q_begin + query) * at.heads + head, query, rows, span.k_count, panels,
-              values, tile);
+      queries(span, head, query, rows, panels, values, tile);
     }
   }
 
  private:
-  /// Rows [query, query + rows) of a sequence; `row` and `stat` are their offsets in q, o and lse.
-  void queries(std::int64_t row, std::int64_t stat, std::int64_t query, std::int64_t rows,
-               std::int64_t keys, const float* panels, const float* values, float* scratch) const {
+  void shape_scores(float* scores, std::int64_t rows, std::int64_t head, const Block& block) const {
+    if (p.softcap == 0 && !bias) return;
+    for (std::int64_t r = 0; r < rows; ++r) {
+      float* row = scores + r * key_block;
+      if (p.softcap != 0) cap_scores(row, block.padded_keys(), p.softcap);
+      if (bias)
+        add_bias(row, block.padded_keys(), bias + head * (2 * reach + 1), reach,
+                 block.first_key - block.first_query - r);
+    }
+  }
+
+  /// Rows [query, query + rows) of a sequence.
+  void queries(const Span& span, std::int64_t head, std::int64_t query, std::int64_t rows,
+               const float* panels, const float* values, float* scratch) const {
     const std::int64_t pitch = at.heads * at.width, padded = at.padded_width;
+    const std::int64_t row = (span.q_begin + query) * pitch + head * at.width;
+    const std::int64_t stat = (span.q_begin + query) * at.heads + head;
+    const std::int64_t keys = span.k_count, position = query + span.first_position();
     float* scaled = scratch;
     float* out = scaled + query_tile * padded;
     float* scores = out + query_tile * padded;
@@ -201,14 +256,14 @@ struct Forward {
     Running running;
     std::fill_n(running.largest, rows, -std::numeric_limits<float>::infinity());
     std::fill_n(running.sum, rows, 0.0f);
-    const std::int64_t end = p.causal ? std::min(keys, query + rows) : keys;
-    for (std::int64_t key = 0; key < end; key += key_block) {
-      const std::int64_t count = std::min(key_block, keys - key);
-      const std::int64_t padded_keys = round_up(count, lane);
-      scores_of(scores, rows, scaled, padded, panels, at.width, key, padded_keys);
-      soften_block(scores, out, padded, rows, query, key, count, padded_keys, running, p);
-      tile_product(rows, padded, padded_keys, {scores, key_block, 1}, values + key * padded, padded,
-                   out, padded, true);
+    const Range seen = visible(p, position, position + rows - 1, keys);
+    for (std::int64_t key = seen.begin / panel * panel; key < seen.end; key += key_block) {
+      const Block block{position, key, std::min(key_block, keys - key), keys};
+      scores_of(scores, rows, scaled, padded, panels, at.width, key, block.padded_keys());
+      shape_scores(scores, rows, head, block);
+      soften_block(scores, out, padded, rows, block, running, p);
+      tile_product(rows, padded, block.padded_keys(), {scores, key_block, 1}, values + key * padded,
+                   padded, out, padded, true);
     }
     for (std::int64_t r = 0; r < rows; ++r) {
       const float inverse = keys == 0 ? 0.0f : 1.0f / running.sum[r];
@@ -284,7 +339,8 @@ struct Backward {
       for (std::int64_t c = 0; c < at.width; ++c)
         correction[r] += gradient[r * padded + c] * to_float(o[row + r * pitch + c]);
     }
-    const std::int64_t end = p.causal ? std::min(span.k_count, query + rows) : span.k_count;
+    const std::int64_t position = query + span.first_position();
+    const std::int64_t end = visible(p, position, position + rows - 1, span.k_count).end;
     for (std::int64_t key = 0; key < end; key += key_block) {
       const std::int64_t count = std::min(key_block, span.k_count - key);
       const std::int64_t keys = round_up(count, lane);
@@ -293,7 +349,8 @@ struct Backward {
       for (std::int64_t r = 0; r < rows; ++r) {
         float* probability = scores + r * key_block;
         float* d = dscores + r * key_block;
-        exponentiate(probability, visible(p, query + r, key, count), keys, logs[r * at.heads]);
+        const Range seen = visible(p, position + r, position + r, span.k_count);
+        exponentiate(probability, within(seen, key, count).end, keys, logs[r * at.heads]);
         for (std::int64_t i = 0; i < keys; ++i) d[i] = probability[i] * (d[i] - correction[r]);
       }
       tile_product(keys, padded, rows, {scores, 1, key_block}, gradient, padded,
@@ -317,8 +374,17 @@ void HostBackend::attention(Exec& exec, Tensor o, Tensor lse, Tensor q, Tensor k
   const std::int64_t chunks = (at.longest_queries() + query_task - 1) / query_task;
   with_type(q.dtype, [&](auto type) {
     using T = decltype(type);
-    const Forward<T> forward{at,        p,         o.as<T>(), lse ? lse.as<float>() : nullptr,
-                             q.as<T>(), k.as<T>(), v.as<T>(), at.longest_keys()};
+    const Tensor& bias = p.relative_bias;
+    const Forward<T> forward{at,
+                             p,
+                             o.as<T>(),
+                             lse ? lse.as<float>() : nullptr,
+                             q.as<T>(),
+                             k.as<T>(),
+                             v.as<T>(),
+                             at.longest_keys(),
+                             bias ? bias.as<float>() : nullptr,
+                             bias ? bias.shape[1] / 2 : 0};
     for_tasks_with_scratch(exec, at.batch * at.heads * chunks, forward.scratch_bytes(),
                            [&](std::int64_t task, std::byte* memory) {
                              auto* scratch = reinterpret_cast<float*>(memory);

@@ -13,6 +13,8 @@ class HostBackend final : public Backend {
   void weights_changed() override { vendor_.weights_changed(); }
 
   void linear(Exec&, Tensor y, Tensor x, Tensor w, Tensor b) override;
+  Buffer pack(Exec&, Tensor w) override;
+  void linear(Exec&, Tensor y, Tensor x, const ops::PackedWeight& w, Tensor b) override;
   void linear_backward(Exec&, Tensor dx, Tensor dw, Tensor db, Tensor dy, Tensor x,
                        Tensor w) override;
   void conv2d(Exec&, Tensor y, Tensor x, Tensor w, Tensor b, ops::Conv2dParams) override;
@@ -26,13 +28,14 @@ class HostBackend final : public Backend {
   void layer_norm(Exec&, Tensor y, Tensor stats, Tensor x, Tensor w, Tensor b, float eps) override;
   void layer_norm_backward(Exec&, Tensor dx, Tensor dw, Tensor db, Tensor dy, Tensor stats,
                            Tensor x, Tensor w) override;
-  void rms_norm(Exec&, Tensor y, Tensor x, Tensor w, float eps) override;
+  void rms_norm(Exec&, Tensor y, Tensor x, Tensor w, float eps, ops::RmsScale) override;
 
   void silu(Exec&, Tensor y, Tensor x) override;
   void silu_backward(Exec&, Tensor dx, Tensor dy, Tensor x) override;
   void geglu(Exec&, Tensor y, Tensor h) override;
   void geglu_backward(Exec&, Tensor dh, Tensor dy, Tensor h) override;
-  void swiglu(Exec&, Tensor y, Tensor gate, Tensor up) override;
+  void activation(Exec&, Tensor y, Tensor x, ops::Activation) override;
+  void gated(Exec&, Tensor y, Tensor gate, Tensor up, ops::Activation) override;
   void add(Exec&, Tensor y, Tensor a, Tensor b) override;
   void add_per_sample(Exec&, Tensor y, Tensor x, Tensor bias) override;
   void add_per_sample_backward(Exec&, Tensor dbias, Tensor dy) override;
@@ -71,6 +74,8 @@ class HostBackend final : public Backend {
   void accumulate(Exec&, Tensor a, Tensor b) override;
 
  private:
+  /// The product of packed_rows rows.
+  const Call& packed_call(DType dtype, std::int64_t n, std::int64_t k, bool bias);
   /// dw (N,K) f32 += dy (M,N)^T x (M,K), the same bits for any number of threads.
   void weight_gradient(Exec&, Tensor dw, Tensor dy, Tensor x);
   /// dw (N,R,S,C) f32 += the convolution's weight gradient, likewise.

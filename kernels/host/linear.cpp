@@ -91,6 +91,40 @@ void HostBackend::linear(Exec& exec, Tensor y, Tensor x, Tensor w, Tensor b) {
   if (rows != m) std::memcpy(y.data, target.data, y.bytes());
 }
 
+const Call& HostBackend::packed_call(DType dtype, std::int64_t n, std::int64_t k, bool bias) {
+  return vendor_.call(
+      {Kind::linear, static_cast<std::int64_t>(dtype), {ops::packed_rows, n, k, bias}},
+      [&] { return make_product(vendor_.engine(), dtype, ops::packed_rows, n, k, bias); });
+}
+
+Buffer HostBackend::pack(Exec&, Tensor w) {
+  const std::int64_t n = w.shape[0], k = w.shape[1];
+  const ThreadScope threads(vendor_.threads());
+  const memory::desc wanted = packed_call(w.dtype, n, k, false).w;
+  STRATA_CHECK(wanted == packed_call(w.dtype, n, k, true).w, "a bias changes the layout");
+  const auto plain = matrix(w.dtype, k, n, true);
+  const auto size = static_cast<std::int64_t>(wanted.get_size() / size_of(w.dtype));
+  Buffer packed(w.dtype, {size});
+  const dnnl::reorder reorder({vendor_.engine(), plain, vendor_.engine(), wanted});
+  vendor_.run(reorder, plain, w.data, wanted, packed.tensor().data);
+  return packed;
+}
+
+void HostBackend::linear(Exec& exec, Tensor y, Tensor x, const ops::PackedWeight& w, Tensor b) {
+  const ThreadScope threads(vendor_.threads());
+  const Call& call = packed_call(x.dtype, w.n, w.k, bool(b));
+  const std::size_t x_bytes = ops::packed_rows * w.k * size_of(x.dtype);
+  const std::size_t y_bytes = ops::packed_rows * w.n * size_of(x.dtype);
+  const std::int64_t blocks = rows_of(x) / ops::packed_rows;
+  for (std::int64_t block = 0; block < blocks; ++block) {
+    Arguments arguments{{DNNL_ARG_SRC, vendor_.memory(call.x, x.data + block * x_bytes)},
+                        {DNNL_ARG_WEIGHTS, vendor_.memory(call.w, w.data.tensor().data)},
+                        {DNNL_ARG_DST, vendor_.memory(call.y, y.data + block * y_bytes)}};
+    if (b) arguments.emplace(DNNL_ARG_BIAS, vendor_.memory(call.bias, b.data));
+    vendor_.run(exec, call, std::move(arguments));
+  }
+}
+
 void HostBackend::linear_backward(Exec& exec, Tensor dx, Tensor dw, Tensor db, Tensor dy, Tensor x,
                                   Tensor w) {
   const std::int64_t n = w.shape[0], k = w.shape[1], m = rows_of(x), rows = padded_rows(m);

@@ -17,6 +17,25 @@ void map(Exec& exec, To* y, std::int64_t count, F f, const From*... x) {
   });
 }
 
+/// f(g) where g is the activation's scalar formula.
+template <class F>
+void with_formula(ops::Activation activation, F f) {
+  switch (activation) {
+    case ops::Activation::none:
+      return f([](float x) { return x; });
+    case ops::Activation::silu:
+      return f([](float x) { return portable::silu(x); });
+    case ops::Activation::gelu:
+      return f([](float x) { return portable::gelu(x); });
+    case ops::Activation::gelu_tanh:
+      return f([](float x) { return portable::gelu_tanh(x); });
+    case ops::Activation::quick_gelu:
+      return f([](float x) { return portable::quick_gelu(x); });
+    case ops::Activation::relu:
+      return f([](float x) { return x > 0.0f ? x : 0.0f; });
+  }
+}
+
 }  // namespace
 
 void HostBackend::silu(Exec& exec, Tensor y, Tensor x) {
@@ -74,12 +93,20 @@ void HostBackend::geglu_backward(Exec& exec, Tensor dh, Tensor dy, Tensor h) {
   });
 }
 
-void HostBackend::swiglu(Exec& exec, Tensor y, Tensor gate, Tensor up) {
+void HostBackend::activation(Exec& exec, Tensor y, Tensor x, ops::Activation activation) {
   with_type(y.dtype, [&](auto type) {
     using T = decltype(type);
-    map(
-        exec, y.as<T>(), y.numel(), [](float g, float u) { return portable::silu(g) * u; },
-        gate.as<T>(), up.as<T>());
+    with_formula(activation, [&](auto g) { map(exec, y.as<T>(), y.numel(), g, x.as<T>()); });
+  });
+}
+
+void HostBackend::gated(Exec& exec, Tensor y, Tensor gate, Tensor up, ops::Activation activation) {
+  with_type(y.dtype, [&](auto type) {
+    using T = decltype(type);
+    with_formula(activation, [&](auto g) {
+      const auto product = [g](float gate_value, float value) { return g(gate_value) * value; };
+      map(exec, y.as<T>(), y.numel(), product, gate.as<T>(), up.as<T>());
+    });
   });
 }
 
@@ -156,10 +183,12 @@ void HostBackend::fill(Exec& exec, Tensor y, float value) {
 }
 
 void HostBackend::scale(Exec& exec, Tensor y, Tensor x, float factor) {
-  with_type(y.dtype, [&](auto type) {
-    map(
-        exec, y.as<decltype(type)>(), y.numel(), [factor](float v) { return factor * v; },
-        x.as<float>());
+  with_type(y.dtype, [&](auto to) {
+    with_type(x.dtype, [&](auto from) {
+      map(
+          exec, y.as<decltype(to)>(), y.numel(), [factor](float v) { return factor * v; },
+          x.as<decltype(from)>());
+    });
   });
 }
 

@@ -115,7 +115,8 @@ void HostBackend::layer_norm_backward(Exec& exec, Tensor dx, Tensor dw, Tensor d
   if (db) add_partials(exec, db.as<float>(), partial + width, blocks, width, 2 * width);
 }
 
-void HostBackend::rms_norm(Exec& exec, Tensor y, Tensor x, Tensor w, float eps) {
+void HostBackend::rms_norm(Exec& exec, Tensor y, Tensor x, Tensor w, float eps,
+                           ops::RmsScale scale) {
   with_type(x.dtype, [&](auto type) {
     using T = decltype(type);
     const std::int64_t width = x.shape[-1];
@@ -131,10 +132,15 @@ void HostBackend::rms_norm(Exec& exec, Tensor y, Tensor x, Tensor w, float eps) 
       }
       const float factor = 1.0f / std::sqrt(squares / static_cast<float>(width) + eps);
       T* target = to[row];
+      if (scale == ops::RmsScale::one_plus_weight)
 #pragma omp simd
-      for (std::int64_t c = 0; c < width; ++c)
-        target[c] = from_float<T>(to_float(from_float<T>(to_float(source[c]) * factor)) *
-                                  to_float(weight[c]));
+        for (std::int64_t c = 0; c < width; ++c)
+          target[c] = from_float<T>(to_float(source[c]) * factor * (1.0f + to_float(weight[c])));
+      else
+#pragma omp simd
+        for (std::int64_t c = 0; c < width; ++c)
+          target[c] = from_float<T>(to_float(from_float<T>(to_float(source[c]) * factor)) *
+                                    to_float(weight[c]));
     });
   });
 }

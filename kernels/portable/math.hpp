@@ -12,8 +12,11 @@
 
 namespace strata::portable {
 
-/// exp(x) to 2 ulp for x in [-87, 88]; outside, the value at the nearest end. NaN stays NaN.
-STRATA_PORTABLE float exp(float x) {
+/// x = n ln(2) + r with |r| <= ln(2)/2: 2^n, and exp(r) - 1.
+struct ScaledExp {
+  float scale, less_one;
+};
+STRATA_PORTABLE ScaledExp scaled_exp(float x) {
   x = x > 88.0f ? 88.0f : x;
   x = x < -87.0f ? -87.0f : x;
   constexpr float round = 0x1.8p23f;  // adding it leaves the nearest integer in the low bits
@@ -25,9 +28,21 @@ STRATA_PORTABLE float exp(float x) {
   p = p * r + 0x1.555916p-5f;
   p = p * r + 0x1.55548ap-3f;
   p = p * r + 0x1.fffffcp-2f;
-  const float e = (p * r) * r + r + 1.0f;
   const auto exponent = std::bit_cast<std::uint32_t>(shifted) - std::bit_cast<std::uint32_t>(round);
-  return e * std::bit_cast<float>((exponent + 127u) << 23);
+  return {std::bit_cast<float>((exponent + 127u) << 23), (p * r) * r + r};
+}
+
+/// exp(x) to 2 ulp for x in [-87, 88]; outside, the value at the nearest end. NaN stays NaN.
+STRATA_PORTABLE float exp(float x) {
+  const ScaledExp e = scaled_exp(x);
+  return (e.less_one + 1.0f) * e.scale;
+}
+
+/// tanh(x) to 4 ulp, from exp(-2|x|) - 1, which does not cancel near 0.
+STRATA_PORTABLE float tanh(float x) {
+  const ScaledExp e = scaled_exp(-2.0f * std::fabs(x));
+  const float less_one = e.scale * e.less_one + (e.scale - 1.0f);
+  return std::copysign(-less_one / (2.0f + less_one), x);
 }
 
 STRATA_PORTABLE float sigmoid(float x) {
@@ -72,6 +87,15 @@ STRATA_PORTABLE float normal_density(float x) {
 
 STRATA_PORTABLE float gelu(float x) {
   return x * normal_cdf(x);
+}
+
+/// 0.5 x (1 + tanh(u)) with u = sqrt(2/pi) (x + 0.044715 x^3), written as x sigmoid(2u).
+STRATA_PORTABLE float gelu_tanh(float x) {
+  return x * sigmoid(1.5957691216f * (x + 0.044715f * x * x * x));
+}
+
+STRATA_PORTABLE float quick_gelu(float x) {
+  return x * sigmoid(1.702f * x);
 }
 
 /// gelu(x) and its derivative cdf + x density.

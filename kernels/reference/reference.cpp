@@ -130,9 +130,6 @@ std::vector<Members> rows_of(const Array& x) {
   return all;
 }
 
-double activated(double z, ops::Activation a) {
-  return a == ops::Activation::silu ? silu(z) : z;
-}
 double slope(double z, ops::Activation a) {
   return a == ops::Activation::silu ? silu_slope(z) : 1.0;
 }
@@ -143,7 +140,7 @@ Array norm(const Array& x, const Array& w, const Array& b, const std::vector<Mem
   const int64_t channels = x.shape[-1];
   for (const auto& part : parts) normalise(x, part, eps, xhat);
   for (int64_t i = 0; i < x.size(); ++i)
-    y[i] = w.empty() ? xhat[i] : activated(xhat[i] * w[i % channels] + b[i % channels], a);
+    y[i] = w.empty() ? xhat[i] : activation(xhat[i] * w[i % channels] + b[i % channels], a);
   return y;
 }
 
@@ -188,13 +185,14 @@ ParameterGradients layer_norm_backward(const Array& dy, const Array& x, const Ar
   return norm_backward(dy, x, w, {}, rows_of(x), eps, ops::Activation::none);
 }
 
-Array rms_norm(const Array& x, const Array& w, double eps) {
+Array rms_norm(const Array& x, const Array& w, double eps, ops::RmsScale scale) {
   const int64_t width = x.shape[-1];
+  const double shift = scale == ops::RmsScale::one_plus_weight ? 1 : 0;
   Array y(x.shape);
   for (const auto& row : rows_of(x)) {
     double squares = 0;
     for (const auto i : row) squares += x[i] * x[i] / static_cast<double>(width);
-    for (const auto i : row) y[i] = x[i] / std::sqrt(squares + eps) * w[i % width];
+    for (const auto i : row) y[i] = x[i] / std::sqrt(squares + eps) * (shift + w[i % width]);
   }
   return y;
 }
@@ -217,6 +215,25 @@ double gelu(double x) {
 double gelu_slope(double x) {
   const double density = std::exp(-x * x / 2) * std::numbers::inv_sqrtpi / std::numbers::sqrt2;
   return 0.5 * std::erfc(-x / std::numbers::sqrt2) + x * density;
+}
+
+double activation(double x, ops::Activation a) {
+  switch (a) {
+    case ops::Activation::none:
+      return x;
+    case ops::Activation::silu:
+      return silu(x);
+    case ops::Activation::gelu:
+      return gelu(x);
+    case ops::Activation::gelu_tanh:
+      return 0.5 * x *
+             (1 + std::tanh(std::sqrt(2 / std::numbers::pi) * (x + 0.044715 * x * x * x)));
+    case ops::Activation::quick_gelu:
+      return x / (1 + std::exp(-1.702 * x));
+    case ops::Activation::relu:
+      return std::max(x, 0.0);
+  }
+  return 0;
 }
 
 Array geglu(const Array& h) {
@@ -255,28 +272,47 @@ struct Heads {
   }
 };
 
-/// Calls f(query row, head, first key, keys seen) for every query and head.
+/// One query of one head, and the keys of its sequence.
+struct Query {
+  int64_t row, head, first, keys, position;  // position: which of the keys it stands at
+};
+
+/// Calls f(Query) for every query and head.
 template <class F>
-void each_query(const Heads& at, const Offsets& q, const Offsets& k, bool causal, F f) {
+void each_query(const Heads& at, const Offsets& q, const Offsets& k, F f) {
   for (std::size_t b = 0; b + 1 < q.size(); ++b)
     for (int64_t i = q[b]; i < q[b + 1]; ++i)
-      for (int64_t head = 0; head < at.heads; ++head) {
-        const int64_t keys = k[b + 1] - k[b];
-        f(i, head, k[b], causal ? std::min(keys, i - q[b] + 1) : keys);
-      }
+      for (int64_t head = 0; head < at.heads; ++head)
+        f(Query{i, head, k[b], k[b + 1] - k[b], k[b + 1] - k[b] - (q[b + 1] - i)});
+}
+
+/// A score after scale, cap and bias; minus infinity for a key that is not seen.
+double score_of(const Query& query, int64_t j, double product, const ops::AttentionParams& p) {
+  const int64_t distance = j - query.position;
+  if (p.causal && distance > 0) return -INFINITY;
+  if (p.window >= 0 && std::abs(distance) > p.window) return -INFINITY;
+  double score = product * p.scale;
+  if (p.softcap > 0) score = p.softcap * std::tanh(score / p.softcap);
+  if (const Tensor& bias = p.relative_bias) {
+    const int64_t reach = bias.shape[1] / 2;
+    score +=
+        bias.as<float>()[query.head * bias.shape[1] + reach + std::clamp(distance, -reach, reach)];
+  }
+  return score;
 }
 
 /// Softmax probabilities of one query, and the log of their denominator.
-std::vector<double> probabilities(const Heads& at, const Array& q, const Array& k, int64_t i,
-                                  int64_t head, int64_t first, int64_t keys, double scale,
+std::vector<double> probabilities(const Heads& at, const Array& q, const Array& k,
+                                  const Query& query, const ops::AttentionParams& params,
                                   double& lse) {
-  std::vector<double> p(static_cast<std::size_t>(keys));
+  std::vector<double> p(static_cast<std::size_t>(query.keys));
   double sum = 0;
-  for (int64_t j = 0; j < keys; ++j) {
-    double score = 0;
+  for (int64_t j = 0; j < query.keys; ++j) {
+    double product = 0;
     for (int64_t c = 0; c < at.width; ++c)
-      score += q[at.query(i, head) + c] * k[at.key(first + j, head) + c];
-    p[static_cast<std::size_t>(j)] = std::exp(score * scale);
+      product +=
+          q[at.query(query.row, query.head) + c] * k[at.key(query.first + j, query.head) + c];
+    p[static_cast<std::size_t>(j)] = std::exp(score_of(query, j, product, params));
     sum += p[static_cast<std::size_t>(j)];
   }
   for (auto& value : p) value /= sum;
@@ -290,15 +326,14 @@ AttentionResult attention(const Array& q, const Array& k, const Array& v, const 
                           const Offsets& k_offsets, const ops::AttentionParams& params) {
   const Heads at(q, k);
   AttentionResult result{Array(q.shape), Array({q.shape[0], q.shape[1]})};
-  each_query(at, q_offsets, k_offsets, params.causal,
-             [&](int64_t i, int64_t head, int64_t first, int64_t keys) {
-               const auto p = probabilities(at, q, k, i, head, first, keys, params.scale,
-                                            result.lse[i * at.heads + head]);
-               for (int64_t j = 0; j < keys; ++j)
-                 for (int64_t c = 0; c < at.width; ++c)
-                   result.o[at.query(i, head) + c] +=
-                       p[static_cast<std::size_t>(j)] * v[at.key(first + j, head) + c];
-             });
+  each_query(at, q_offsets, k_offsets, [&](const Query& query) {
+    const auto [i, head, first, keys, position] = query;
+    const auto p = probabilities(at, q, k, query, params, result.lse[i * at.heads + head]);
+    for (int64_t j = 0; j < keys; ++j)
+      for (int64_t c = 0; c < at.width; ++c)
+        result.o[at.query(i, head) + c] +=
+            p[static_cast<std::size_t>(j)] * v[at.key(first + j, head) + c];
+  });
   return result;
 }
 
@@ -309,39 +344,39 @@ AttentionGradients attention_backward(const Array& dout, const Array& q, const A
   const Heads at(q, k);
   AttentionGradients g{Array(q.shape), Array(k.shape), Array(k.shape), Array(q.shape),
                        Array(k.shape)};
-  each_query(at, q_offsets, k_offsets, params.causal,
-             [&](int64_t i, int64_t head, int64_t first, int64_t keys) {
-               double lse = 0, mean = 0;
-               const auto p = probabilities(at, q, k, i, head, first, keys, params.scale, lse);
-               std::vector<double> dp(p.size());
-               for (int64_t j = 0; j < keys; ++j) {
-                 const auto n = static_cast<std::size_t>(j);
-                 for (int64_t c = 0; c < at.width; ++c) {
-                   const double d = dout[at.query(i, head) + c];
-                   dp[n] += d * v[at.key(first + j, head) + c];
-                   g.dv[at.key(first + j, head) + c] += p[n] * d;
-                 }
-                 mean += p[n] * dp[n];
-               }
-               double deviation = 0;
-               for (int64_t c = 0; c < at.width; ++c) {
-                 double o = 0;
-                 for (int64_t j = 0; j < keys; ++j)
-                   o += p[static_cast<std::size_t>(j)] * v[at.key(first + j, head) + c];
-                 deviation = std::hypot(deviation, o * dout[at.query(i, head) + c] * params.scale);
-               }
-               for (int64_t j = 0; j < keys; ++j) {
-                 const auto n = static_cast<std::size_t>(j);
-                 const double ds = p[n] * (dp[n] - mean) * params.scale;
-                 for (int64_t c = 0; c < at.width; ++c) {
-                   const int64_t qi = at.query(i, head) + c, kj = at.key(first + j, head) + c;
-                   g.dq[qi] += ds * k[kj];
-                   g.dk[kj] += ds * q[qi];
-                   g.dq_noise[qi] += deviation * p[n] * k[kj];
-                   g.dk_noise[kj] = std::hypot(g.dk_noise[kj], deviation * p[n] * q[qi]);
-                 }
-               }
-             });
+  each_query(at, q_offsets, k_offsets, [&](const Query& query) {
+    const auto [i, head, first, keys, position] = query;
+    double lse = 0, mean = 0;
+    const auto p = probabilities(at, q, k, query, params, lse);
+    std::vector<double> dp(p.size());
+    for (int64_t j = 0; j < keys; ++j) {
+      const auto n = static_cast<std::size_t>(j);
+      for (int64_t c = 0; c < at.width; ++c) {
+        const double d = dout[at.query(i, head) + c];
+        dp[n] += d * v[at.key(first + j, head) + c];
+        g.dv[at.key(first + j, head) + c] += p[n] * d;
+      }
+      mean += p[n] * dp[n];
+    }
+    double deviation = 0;
+    for (int64_t c = 0; c < at.width; ++c) {
+      double o = 0;
+      for (int64_t j = 0; j < keys; ++j)
+        o += p[static_cast<std::size_t>(j)] * v[at.key(first + j, head) + c];
+      deviation = std::hypot(deviation, o * dout[at.query(i, head) + c] * params.scale);
+    }
+    for (int64_t j = 0; j < keys; ++j) {
+      const auto n = static_cast<std::size_t>(j);
+      const double ds = p[n] * (dp[n] - mean) * params.scale;
+      for (int64_t c = 0; c < at.width; ++c) {
+        const int64_t qi = at.query(i, head) + c, kj = at.key(first + j, head) + c;
+        g.dq[qi] += ds * k[kj];
+        g.dk[kj] += ds * q[qi];
+        g.dq_noise[qi] += deviation * p[n] * k[kj];
+        g.dk_noise[kj] = std::hypot(g.dk_noise[kj], deviation * p[n] * q[qi]);
+      }
+    }
+  });
   return g;
 }
 

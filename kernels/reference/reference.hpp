@@ -42,12 +42,13 @@ ParameterGradients group_norm_backward(const Array& dy, const Array& x, const Ar
 /// Empty w and b: no affine part.
 Array layer_norm(const Array& x, const Array& w, const Array& b, double eps);
 ParameterGradients layer_norm_backward(const Array& dy, const Array& x, const Array& w, double eps);
-Array rms_norm(const Array& x, const Array& w, double eps);
+Array rms_norm(const Array& x, const Array& w, double eps, ops::RmsScale = ops::RmsScale::weight);
 
 double silu(double x);
 double silu_slope(double x);
 double gelu(double x);
 double gelu_slope(double x);
+double activation(double x, ops::Activation);
 Array geglu(const Array& h);
 Array geglu_backward(const Array& dy, const Array& h);
 

@@ -148,7 +148,7 @@ void Decoder::mlp_block(Exec& exec, const Layer& layer, Tensor residual) const {
   ops::rms_norm(exec, normed, residual, layer.post_norm, config_.norm_eps);
   project(exec, gate, normed, layer.gate);
   project(exec, up, normed, layer.up);
-  ops::swiglu(exec, gate, gate, up);
+  ops::gated(exec, gate, gate, up, ops::Activation::silu);
   project(exec, normed, gate, layer.down);
   ops::add(exec, residual, residual, normed);
 }

@@ -51,6 +51,64 @@ TEST_P(Attention, Forward) {
   }
 }
 
+struct PositionCase {
+  Offsets q, k;
+  std::int64_t heads, key_heads, width;
+  bool causal;
+  std::int64_t window;
+  float softcap;
+  std::int64_t reach;  // of the relative bias; < 0: none
+};
+const PositionCase position_cases[] = {
+    {{0, 60, 61}, {0, 60, 61}, 4, 2, 16, true, 7, 0, -1},    // window shorter than a tile
+    {{0, 700}, {0, 700}, 1, 1, 24, true, 300, 0, -1},        // window over several key blocks
+    {{0, 90, 400}, {0, 90, 400}, 2, 2, 8, false, 5, 0, -1},  // a window on both sides
+    {{0, 33}, {0, 33}, 2, 1, 16, true, 0, 0, -1},            // only itself
+    {{0, 50}, {0, 50}, 2, 2, 40, true, -1, 3, -1},           // softcap
+    {{0, 70, 70, 400}, {0, 70, 70, 400}, 3, 3, 8, false, -1, 0, 128},  // relative bias
+    {{0, 40}, {0, 40}, 2, 1, 8, true, 9, 2, 4},                        // all of them
+    {{0, 1, 4}, {0, 300, 310}, 2, 1, 16, true, -1, 0, -1},  // queries are the last positions
+    {{0, 1, 4}, {0, 300, 310}, 2, 1, 16, true, 50, 5, 20}};
+
+TEST_P(Attention, ByPosition) {
+  for (const auto& c : position_cases) {
+    SCOPED_TRACE(fmt::format("{} queries {} keys window {} softcap {} reach {}", c.q.back(),
+                             c.k.back(), c.window, c.softcap, c.reach));
+    const Shape q_shape{c.q.back(), c.heads, c.width}, k_shape{c.k.back(), c.key_heads, c.width};
+    const Tensor q = random(q_shape, 2), k = random(k_shape, 2), v = random(k_shape);
+    const Tensor o = blank(q_shape);
+    ops::AttentionParams p{
+        static_cast<float>(1 / std::sqrt(c.width)), c.causal, c.window, c.softcap, {}};
+    if (c.reach >= 0) p.relative_bias = random(DType::f32, {c.heads, 2 * c.reach + 1}, 3);
+    run({o},
+        [&](Exec& exec) { ops::attention(exec, o, {}, q, k, v, offsets(c.q), offsets(c.k), p); });
+    const auto want = reference::attention(values(q), values(k), values(v), c.q, c.k, p);
+    // Scores reach 4 sqrt(width) in size: their rounding shifts probabilities by as much.
+    expect_close("o", o, want.o, {type(), 16 * (c.width + c.k.back())});
+  }
+}
+
+TEST_P(Attention, PositionsThatDoNotFitAreRefused) {
+  Exec exec(GetParam().device, 1);
+  const Tensor q = random({4, 2, 8}), k = random({3, 2, 8}), o = blank({4, 2, 8});
+  const auto forward = [&](const ops::AttentionParams& p) {
+    ops::attention(exec, o, {}, q, k, k, offsets({0, 4}), offsets({0, 3}), p);
+  };
+  EXPECT_NO_THROW(forward({}));
+  EXPECT_THROW(forward({1.0f, true}), Error);
+  EXPECT_THROW(forward({1.0f, false, 2}), Error);
+  const Tensor lse = blank(DType::f32, {4, 2});
+  const auto backward = [&](const ops::AttentionParams& p) {
+    ops::attention_backward(exec, o, o, o, q, q, q, q, q, lse, offsets({0, 4}), offsets({0, 4}), p);
+  };
+  EXPECT_THROW(backward({1.0f, true, 2}), Error);
+  EXPECT_THROW(backward({1.0f, true, -1, 50.0f}), Error);
+  EXPECT_THROW(backward({1.0f, false, -1, 0, random(DType::f32, {2, 3})}), Error);
+  EXPECT_THROW(ops::attention(exec, o, {}, q, q, q, offsets({0, 4}), offsets({0, 4}),
+                              {1.0f, false, -1, 0, random(DType::f32, {2, 4})}),
+               Error);
+}
+
 TEST_P(Attention, Backward) {
   for (const auto& c : attention_cases) {
     SCOPED_TRACE(fmt::format("{} queries {} keys width {}", c.q.back(), c.k.back(), c.width));

@@ -132,10 +132,16 @@ TEST_P(Norm, RmsNorm) {
   for (const auto& c : row_cases) {
     SCOPED_TRACE(fmt::format("{} x {}", c.rows, c.width));
     const Tensor x = random({c.rows, c.width}, 2), w = random({c.width}, 0.3, 1);
-    const Tensor y = blank(x.shape);
-    run({y}, [&](Exec& exec) { ops::rms_norm(exec, y, x, w, 1e-6f); });
+    const Tensor y = blank(x.shape), z = blank(x.shape);
+    run({y, z}, [&](Exec& exec) {
+      ops::rms_norm(exec, y, x, w, 1e-6f);
+      ops::rms_norm(exec, z, x, w, 1e-6f, ops::RmsScale::one_plus_weight);
+    });
     // Rounded to T before the product as well as after it.
     expect_close("y", y, reference::rms_norm(values(x), values(w), 1e-6), {type(), c.width, 2});
+    expect_close("z", z,
+                 reference::rms_norm(values(x), values(w), 1e-6, ops::RmsScale::one_plus_weight),
+                 {type(), c.width});
   }
 }
 

@@ -58,13 +58,26 @@ TEST_P(Pointwise, Geglu) {
     }
 }
 
-TEST_P(Pointwise, Swiglu) {
-  const Tensor gate = random({77, 33}, 2), up = random({77, 33}), y = blank({77, 33});
-  run({y}, [&](Exec& exec) { ops::swiglu(exec, y, gate, up); });
-  expect_close(
-      "y", y,
-      map([](double g, double u) { return reference::silu(g) * u; }, values(gate), values(up)),
-      {type()});
+TEST_P(Pointwise, ActivationsAndGates) {
+  using ops::Activation;
+  for (const Activation a : {Activation::none, Activation::silu, Activation::gelu,
+                             Activation::gelu_tanh, Activation::quick_gelu, Activation::relu}) {
+    SCOPED_TRACE(static_cast<int>(a));
+    const Tensor x = random({77, 33}, 2), up = random({77, 33});
+    const Tensor y = blank({77, 33}), z = blank({77, 33});
+    run({y, z}, [&](Exec& exec) {
+      ops::activation(exec, y, x, a);
+      ops::gated(exec, z, x, up, a);
+    });
+    const auto act = [a](double v) { return reference::activation(v, a); };
+    // gelu's distribution function is within 4 roundoffs of f32 absolute, wherever x is.
+    const double share = 0.5 * roundoff(DType::f32) / roundoff(type());
+    const auto noise = [share](double v, double u) { return share * v * u; };
+    const Array inputs = values(x), factors = values(up);
+    expect_close("y", y, map(act, inputs), {type()}, map(noise, inputs, Array(x.shape, 1)));
+    expect_close("z", z, map([act](double g, double u) { return act(g) * u; }, inputs, factors),
+                 {type()}, map(noise, inputs, factors));
+  }
 }
 
 TEST_P(Pointwise, AddAlsoInPlace) {
@@ -98,16 +111,19 @@ TEST_P(Pointwise, AddPerSample) {
 TEST_P(Pointwise, CastFillScaleAccumulate) {
   const Tensor x = random(DType::f32, {41, 9}), y = blank({41, 9}),
                back = blank(DType::f32, {41, 9});
-  const Tensor scaled = blank({41, 9}), filled = blank({7}), total = random(DType::f32, {41, 9});
-  const Array before = values(total);
-  run({y, back, scaled, filled, total}, [&](Exec& exec) {
+  const Tensor rescaled = random({41, 9}), scaled = blank({41, 9}), filled = blank({7}),
+               total = random(DType::f32, {41, 9});
+  const Array before = values(total), small = values(rescaled);
+  run({y, back, scaled, rescaled, filled, total}, [&](Exec& exec) {
     ops::cast(exec, y, x);
     ops::cast(exec, back, y);
     ops::scale(exec, scaled, x, 0.18215f);
+    ops::scale(exec, rescaled, rescaled, 59.75f);
     ops::fill(exec, filled, 1.5f);
     ops::accumulate(exec, total, y);
   });
   expect_close("y", y, values(x), {type()});
+  expect_close("rescaled", rescaled, map([](double v) { return 59.75 * v; }, small), {type()});
   EXPECT_EQ(values(back).data, values(y).data);
   expect_close("scaled", scaled, map([](double v) { return 0.18215 * v; }, values(x)), {type()});
   EXPECT_EQ(values(filled).data, std::vector<double>(7, 1.5));

@@ -56,6 +56,28 @@ TEST(Portable, SiluIsRelativelyExact) {
   EXPECT_NEAR(portable::silu(-200.0f), 0.0f, 1e-30f);
 }
 
+TEST(Portable, HyperbolicTangentIsRelativelyExact) {
+  const auto exact = [](double x) { return std::tanh(x); };
+  EXPECT_LE(worst(-12, 12, portable::tanh, exact, ulp), 4.0);
+  EXPECT_LE(worst(1e-6, 0.1, portable::tanh, exact, ulp), 4.0);
+  EXPECT_EQ(portable::tanh(INFINITY), 1.0f);
+  EXPECT_EQ(portable::tanh(-1e30f), -1.0f);
+  EXPECT_EQ(portable::tanh(0.0f), 0.0f);
+  EXPECT_TRUE(std::isnan(portable::tanh(NAN)));
+}
+
+TEST(Portable, GatesByTanhAndSigmoid) {
+  // Relative to x: the sigmoid is within 4 ulp of f32, its argument within a few roundoffs of it.
+  for (const auto a : {ops::Activation::gelu_tanh, ops::Activation::quick_gelu}) {
+    const auto ours = [a](float x) {
+      return a == ops::Activation::gelu_tanh ? portable::gelu_tanh(x) : portable::quick_gelu(x);
+    };
+    const auto exact = [a](double x) { return reference::activation(x, a); };
+    const auto unit = [](double want) { return std::ldexp(1 + std::abs(want), -23); };
+    EXPECT_LE(worst(-9, 9, ours, exact, unit), 4.0);
+  }
+}
+
 TEST(Portable, NormalDistribution) {
   const auto one = [](double) { return std::ldexp(1.0, -24); };
   EXPECT_LE(worst(-9, 9, portable::normal_cdf, exact_cdf, one), 4.0);
