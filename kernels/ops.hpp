@@ -70,7 +70,7 @@ enum class RmsScale {
   weight,           // cast(x / rms(x)) * w, the cast to T before the product (Llama, T5)
   one_plus_weight,  // cast(x / rms(x) * (1 + w)), the product in f32 (Gemma)
 };
-/// y (M,C) = x / rms(x), scaled; rounded where transformers rounds.
+/// y (M,C) = x / rms(x), scaled; rounded where transformers rounds. y may be x.
 void rms_norm(Exec&, Tensor y, Tensor x, Tensor w, float eps, RmsScale = RmsScale::weight);
 
 // --- pointwise ----------------------------------------------------------------------------------

@@ -272,6 +272,16 @@ std::string_view SafetensorsFile::raw(const std::string& name) const {
           found.end - found.begin};
 }
 
+Tensor SafetensorsFile::view(const std::string& name) const {
+  const std::string& stored = entry(name).dtype;
+  for (const DType dtype : {DType::f32, DType::f16, DType::bf16})
+    if (stored == stored_name(dtype)) {
+      auto* bytes = reinterpret_cast<const std::byte*>(raw(name).data());
+      return {const_cast<std::byte*>(bytes), dtype, host_device, shape_of(name)};
+    }
+  fail(Exit::data, "{}: tensor {}: dtype {} is not F32, F16 or BF16", path_, name, stored);
+}
+
 Buffer SafetensorsFile::read_f32(const std::string& name) const {
   Buffer buffer(DType::f32, shape_of(name));
   float* to = buffer.as<float>();

@@ -33,6 +33,9 @@ class SafetensorsFile {
   Buffer read_i64(const std::string& name) const;
   /// The raw bytes, for tensors kept in their stored type.
   std::string_view raw(const std::string& name) const;
+  /// The tensor as it lies in the mapping: F32, F16 or BF16, not to be written to, perhaps not
+  /// aligned to its type; it lives as long as the file.
+  Tensor view(const std::string& name) const;
   const std::string& path() const { return path_; }
 
  private:
@@ -56,6 +59,7 @@ class SafetensorsFolder {
   bool contains(const std::string& name) const;
   std::vector<std::string> names() const;
   Buffer read_f32(const std::string& name) const;
+  Tensor view(const std::string& name) const { return file_of(name).view(name); }
   const SafetensorsFile::Entry& entry(const std::string& name) const;
   /// SHA-256 over the shard files in name order, hex.
   std::string sha256() const;

@@ -12,7 +12,7 @@ namespace strata {
 namespace {
 
 constexpr std::uint64_t max_bytes = std::uint64_t{1} << 20;
-constexpr std::size_t max_list = 16;
+constexpr std::size_t max_list = 1024;
 
 bool is_integer(const nlohmann::json& value, std::int64_t least, std::int64_t most) {
   if (!value.is_number_integer()) return false;
@@ -53,12 +53,12 @@ bool ConfigReader::has(const std::string& key) const {
   return !impl_->at(key).is_null();
 }
 
-bool ConfigReader::is_null(const std::string& key) const {
-  return impl_->json.contains(key) && !has(key);
-}
-
 bool ConfigReader::is_list(const std::string& key) const {
   return impl_->at(key).is_array();
+}
+
+bool ConfigReader::mentions(const std::string& key) const {
+  return impl_->json.contains(key);
 }
 
 void ConfigReader::refuse(const std::string& key, const std::string& why) const {
@@ -191,7 +191,7 @@ void ConfigReader::require(const std::string& key,
 }
 
 void ConfigReader::require_not_null(const std::string& key) const {
-  if (is_null(key)) refuse(key, "not supported");
+  if (mentions(key) && !has(key)) refuse(key, "not supported");
 }
 
 void ConfigReader::refuse_unknown(std::span<const std::string_view> known) const {

@@ -37,7 +37,7 @@ ShardTokens tokenize_shard(const TextEncoder& encoder, const Index& index, std::
 /// Rank 0 reads the weight files once more for their hash; the others are told.
 std::string shared_weights_hash(const TextEncoder& encoder, Communicator& communicator) {
   const bool reads = communicator.rank() == 0;
-  return communicator.all_gather_strings(reads ? encoder.decoder().weights_sha256() : "").front();
+  return communicator.all_gather_strings(reads ? encoder.model().weights_sha256() : "").front();
 }
 
 CachePlan make_plan(const TextCacheOptions& options, const TextEncoder& encoder, const Index& index,
@@ -50,13 +50,13 @@ CachePlan make_plan(const TextCacheOptions& options, const TextEncoder& encoder,
   m.shape = {encoder.width()};
   m.dtype = options.dtype;
   m.strategy = strategy;
-  m.max_tokens = static_cast<std::int64_t>(options.max_tokens);
+  m.max_tokens = static_cast<std::int64_t>(encoder.max_tokens(options.max_tokens));
   m.attention = encoder.is_causal(options.attention) ? "causal" : "bidirectional";
   m.model = std::filesystem::weakly_canonical(options.encoder).filename().string();
   m.weights_sha256 = weights_sha256;
   m.tokenizer_sha256 = encoder.tokenizer().sha256();
   m.index_sha256 = index.sha256();
-  plan.pooled_dim = options.pooled ? encoder.width() : 0;
+  plan.pooled_dim = options.pooled ? encoder.pooled_width() : 0;
   const auto longest_row =
       m.max_tokens * encoder.width() * static_cast<std::int64_t>(size_of(options.dtype));
   plan.rows_per_shard = options.rows_per_shard > 0 ? options.rows_per_shard
@@ -89,8 +89,9 @@ void build_shard(Exec& exec, const TextEncoder& encoder, const TextCacheOptions&
     for (std::size_t w = 0; w < writers.size(); ++w)
       for (std::int64_t row = 0; row < last - first; ++row) {
         const Tensor pooled =
-            options.pooled ? encoded.pooled.tensor().rows(row, row + 1).reshape({encoder.width()})
-                           : Tensor{};
+            options.pooled
+                ? encoded.pooled.tensor().rows(row, row + 1).reshape({encoder.pooled_width()})
+                : Tensor{};
         writers[w].append(encoded.hidden[w].tensor().rows(local[row], local[row + 1]), pooled);
       }
     progress(last - first);
@@ -101,10 +102,10 @@ void build_shard(Exec& exec, const TextEncoder& encoder, const TextCacheOptions&
 }  // namespace
 
 bool cache_text(const TextCacheOptions& options, Communicator& communicator) {
-  if (options.max_tokens == 0) fail(Exit::usage, "--max-tokens 0: at least 1");
   const Index index = Index::load(options.index);
   Exec exec;
-  const TextEncoder encoder = TextEncoder::load(exec, options.encoder, options.compute);
+  const TextEncoder encoder =
+      TextEncoder::load(exec, options.encoder, options.compute, options.preset);
   const std::string hash = shared_weights_hash(encoder, communicator);
   std::vector<CacheBuilder> builders;
   for (const std::string& strategy : options.strategies) {

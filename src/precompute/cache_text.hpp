@@ -16,7 +16,8 @@ struct TextCacheOptions {
   std::string out;      // one folder a strategy is made in it
   std::vector<std::string> strategies{"last"};
   bool pooled = false;
-  std::size_t max_tokens = default_max_tokens;
+  std::size_t max_tokens = 0;   // 0: the encoder's default
+  std::string preset = "auto";  // as in find_preset
   AttentionMode attention = AttentionMode::automatic;
   CacheDType dtype = CacheDType::bfloat16;
   DType compute = DType::f32;

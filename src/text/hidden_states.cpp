@@ -4,29 +4,30 @@
 
 namespace strata {
 
-HiddenStates::HiddenStates(std::int64_t layers_of_model, std::int64_t width, std::int64_t tokens,
-                           std::int64_t captions, const EncodeOptions& options)
-    : layer_count_(layers_of_model), width_(width) {
+HiddenStates::HiddenStates(const TextModel& model, std::int64_t tokens, std::int64_t captions,
+                           const EncodeOptions& options)
+    : model_(model), layer_count_(model.config().layers), width_(model.config().width) {
   for (const std::string& name : options.strategies) {
     strategies_.push_back(Strategy::parse(name));
     if (strategies_.back().kind == Strategy::Kind::layer) strategies_.back().state_of(layer_count_);
-    hidden.emplace_back(DType::f32, Shape{tokens, width});
+    hidden.emplace_back(DType::f32, Shape{tokens, width_});
   }
-  if (options.pooled) pooled = Buffer::zeros(DType::f32, {captions, width});
-  if (options.all_layers) layers = Buffer(DType::f32, {layer_count_ + 1, tokens, width});
+  if (options.pooled) pooled = Buffer::zeros(DType::f32, {captions, model.pooled_width()});
+  if (options.all_layers) layers = Buffer(DType::f32, {layer_count_ + 1, tokens, width_});
 }
 
-void HiddenStates::begin_batch(Exec& exec, std::int64_t begin, std::int64_t end,
-                               std::int64_t first_caption, std::span<const std::int64_t> offsets) {
-  begin_ = begin;
-  end_ = end;
+void HiddenStates::begin_batch(Exec& exec, std::int64_t first_token, std::int64_t first_caption,
+                               Tensor ids, Tensor offsets) {
+  begin_ = first_token;
+  end_ = first_token + ids.numel();
   first_caption_ = first_caption;
+  ids_ = ids;
   offsets_ = offsets;
   sums_.clear();
   for (const Strategy& strategy : strategies_) {
     sums_.emplace_back();
     if (strategy.kind == Strategy::Kind::layer) continue;
-    sums_.back() = exec.empty(DType::f32, {end - begin, width_});
+    sums_.back() = exec.empty(DType::f32, {ids.numel(), width_});
     ops::fill(exec, sums_.back(), 0.0f);
   }
 }
@@ -54,12 +55,10 @@ void HiddenStates::take(Exec& exec, std::int64_t k, Tensor state) {
     store(exec, plane.rows(begin_, end_), state);
   }
   if (!pooled.tensor() || k < layer_count_) return;
-  for (std::size_t i = 0; i + 1 < offsets_.size(); ++i) {
-    const auto caption = first_caption_ + static_cast<std::int64_t>(i);
-    if (offsets_[i] < offsets_[i + 1])
-      store(exec, pooled.tensor().rows(caption, caption + 1),
-            state.rows(offsets_[i + 1] - 1, offsets_[i + 1]));
-  }
+  const ArenaScope scope(exec.arena);
+  const std::int64_t captions = offsets_.numel() - 1;
+  store(exec, pooled.tensor().rows(first_caption_, first_caption_ + captions),
+        model_.pool(exec, ids_, offsets_, state));
 }
 
 void HiddenStates::end_batch(Exec& exec) {

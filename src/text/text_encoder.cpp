@@ -2,7 +2,8 @@
 
 #include <algorithm>
 
-#include "kernels/ops.hpp"
+#include "core/error.hpp"
+#include "core/log.hpp"
 #include "model/weights.hpp"
 #include "text/hidden_states.hpp"
 
@@ -22,23 +23,40 @@ std::int64_t end_of_batch(std::span<const std::int64_t> offsets, std::int64_t fi
   return last;
 }
 
-AttentionMode parse_attention(const std::string& text) {
-  if (text == "auto") return AttentionMode::automatic;
-  if (text == "causal") return AttentionMode::causal;
-  if (text == "bidirectional") return AttentionMode::bidirectional;
-  fail(Exit::usage, "--attention {}: auto, causal or bidirectional", text);
-}
+TextEncoder::TextEncoder(Tokenizer tokenizer, TextModel model)
+    : tokenizer_(std::move(tokenizer)), model_(std::move(model)) {}
 
-TextEncoder::TextEncoder(Tokenizer tokenizer, Decoder decoder)
-    : tokenizer_(std::move(tokenizer)), decoder_(std::move(decoder)) {}
-
-TextEncoder TextEncoder::load(Exec& exec, const std::string& dir, DType compute) {
+TextEncoder TextEncoder::load(Exec& exec, const std::string& dir, DType compute,
+                              const std::string& preset) {
+  find_preset(preset, dir);  // refuses an unknown name before anything large is read
   Tokenizer tokenizer = Tokenizer::load(dir);
-  return {std::move(tokenizer), Decoder::load(exec, module_folder(dir, "text_encoder"), compute)};
+  TextEncoder encoder(std::move(tokenizer),
+                      TextModel::load(exec, module_folder(dir, "text_encoder"), compute));
+  encoder.preset_ = fitting_preset(preset, dir, encoder.config());
+  const std::string mismatch = encoder.token_mismatch();
+  if (!mismatch.empty() && preset != "auto")
+    fail(Exit::data, "{}: is not what preset {} says: {}", dir, preset, mismatch);
+  if (!mismatch.empty())
+    log::warn("{}: named like preset {}, but {}", dir, encoder.preset_->name, mismatch);
+  return encoder;
 }
 
-bool TextEncoder::is_causal(AttentionMode mode) const {
-  return mode == AttentionMode::automatic ? config().causal : mode == AttentionMode::causal;
+std::string TextEncoder::token_mismatch() const {
+  if (!preset_) return "";
+  const auto specials = tokenizer_.encode("", true);
+  std::vector<std::int32_t> said = preset_->before;
+  said.insert(said.end(), preset_->after.begin(), preset_->after.end());
+  if (specials == said) return "";
+  return fmt::format("special tokens are [{}], not [{}]", fmt::join(specials, ", "),
+                     fmt::join(said, ", "));
+}
+
+std::size_t TextEncoder::max_tokens(std::size_t asked) const {
+  const auto positions = static_cast<std::size_t>(config().positions);
+  if (positions == 0) return asked == 0 ? tokenizer_.default_max_tokens() : asked;
+  if (asked > positions)
+    fail(Exit::usage, "--max-tokens {}: the model has positions for {}", asked, positions);
+  return asked == 0 ? std::min(tokenizer_.default_max_tokens(), positions) : asked;
 }
 
 Encoded TextEncoder::encode(Exec& exec, std::span<const std::string> captions,
@@ -55,12 +73,18 @@ Encoded TextEncoder::encode(Exec& exec, std::span<const std::string> captions,
 
 std::vector<std::int32_t> TextEncoder::tokenize(const std::string& caption,
                                                 std::size_t max_tokens) const {
-  return tokenizer_.encode(caption, true, max_tokens == 0 ? default_max_tokens : max_tokens);
+  return tokenizer_.encode(caption, true, this->max_tokens(max_tokens));
 }
 
 Encoded TextEncoder::encode_ids(Exec& exec, std::span<const std::int32_t> ids,
                                 std::span<const std::int64_t> offsets,
                                 const EncodeOptions& options) const {
+  return strata::encode_ids(exec, model_, ids, offsets, is_causal(options.attention), options);
+}
+
+Encoded encode_ids(Exec& exec, const TextModel& model, std::span<const std::int32_t> ids,
+                   std::span<const std::int64_t> offsets, bool causal,
+                   const EncodeOptions& options) {
   const auto tokens = static_cast<std::int64_t>(ids.size());
   const auto count = static_cast<std::int64_t>(offsets.size()) - 1;
   STRATA_CHECK(count >= 0 && offsets.front() == 0 && offsets.back() == tokens);
@@ -69,8 +93,7 @@ Encoded TextEncoder::encode_ids(Exec& exec, std::span<const std::int32_t> ids,
   std::copy(ids.begin(), ids.end(), out.ids.as<std::int64_t>());
   out.offsets = Buffer(DType::i64, {count + 1});
   std::copy(offsets.begin(), offsets.end(), out.offsets.as<std::int64_t>());
-  const std::int64_t layers = config().layers;
-  HiddenStates states(layers, width(), tokens, count, options);
+  HiddenStates states(model, tokens, count, options);
 
   for (std::int64_t first = 0, last = 0; first < count; first = last) {
     last = end_of_batch(offsets, first);
@@ -79,10 +102,11 @@ Encoded TextEncoder::encode_ids(Exec& exec, std::span<const std::int32_t> ids,
     std::vector<std::int64_t> local(offsets.begin() + first, offsets.begin() + last + 1);
     for (std::int64_t& at : local) at -= begin;
     const Tensor ranges = view_of(local.data(), {last - first + 1});
+    const Tensor own_ids = out.ids.tensor().rows(begin, end);
     const ArenaScope scope(exec.arena);
-    states.begin_batch(exec, begin, end, first, local);
-    decoder_.forward(exec, out.ids.tensor().rows(begin, end), ranges, is_causal(options.attention),
-                     [&](std::int64_t k, Tensor hidden) { states.take(exec, k, hidden); });
+    states.begin_batch(exec, begin, first, own_ids, ranges);
+    model.forward(exec, own_ids, ranges, causal,
+                  [&](std::int64_t k, Tensor hidden) { states.take(exec, k, hidden); });
     states.end_batch(exec);
   }
   out.hidden = std::move(states.hidden);

@@ -82,6 +82,8 @@ Tokenizer Tokenizer::load(const std::string& dir) {
     } else {
       continue;
     }
+    const json name = config.value("tokenizer_class", json());
+    if (name.is_string() && name.get<std::string>().starts_with("CLIP")) state->is_clip = true;
     state->surround = state->backend->surround();
     auto& [before, after] = state->surround;
     const auto begin = configured_token(*state->backend, config, "bos_token", config_path);

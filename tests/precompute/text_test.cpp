@@ -66,7 +66,7 @@ TEST_F(TextCaches, HoldWhatTheEncoderGives) {
     EXPECT_EQ(manifest.max_tokens, 40);
     EXPECT_EQ(manifest.attention, "causal");
     EXPECT_EQ(manifest.model, "llama");
-    EXPECT_EQ(manifest.weights_sha256, encoder.decoder().weights_sha256());
+    EXPECT_EQ(manifest.weights_sha256, encoder.model().weights_sha256());
     EXPECT_EQ(manifest.tokenizer_sha256, encoder.tokenizer().sha256());
     ASSERT_EQ(cache.rows(), fixture_captions);
     ASSERT_EQ(cache.pooled_dim(), encoder.width());
@@ -98,7 +98,8 @@ TEST_F(TextCaches, RefuseBadOptions) {
   };
   EXPECT_EQ(code([](TextCacheOptions& o) { o.strategies = {"layer:5"}; }), 64);
   EXPECT_EQ(code([](TextCacheOptions& o) { o.strategies = {"first"}; }), 64);
-  EXPECT_EQ(code([](TextCacheOptions& o) { o.max_tokens = 0; }), 64);
+  EXPECT_EQ(code([](TextCacheOptions& o) { o.preset = "gpt-5"; }), 64);
+  EXPECT_EQ(code([](TextCacheOptions& o) { o.preset = "llama3-8b"; }), 65);
   EXPECT_EQ(code([](TextCacheOptions& o) { o.encoder = "/nowhere"; }), 65);
   EXPECT_EQ(code([](TextCacheOptions& o) { o.index = "/nowhere"; }), 65);
   EXPECT_FALSE(directory_exists(dir_ + "/bad"));

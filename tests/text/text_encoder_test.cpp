@@ -188,7 +188,7 @@ class BrokenDecoder : public ::testing::Test {
   std::string refusal() {
     std::ofstream(dir_ + "/config.json") << config_.dump();
     try {
-      Decoder::load(exec_, dir_, DType::f32);
+      TextModel::load(exec_, dir_, DType::f32);
     } catch (const Error& error) {
       EXPECT_EQ(error.code(), Exit::data) << error.what();
       return error.what();
@@ -213,10 +213,10 @@ TEST_F(BrokenDecoder, NamesTheKeyOrTensor) {
       {"num_attention_heads", "6"},
       {"num_key_value_heads", 4},
       {"head_dim", 15},
-      {"hidden_act", "gelu"},
+      {"hidden_act", "tanh"},
       {"rope_parameters", nullptr},
       {"rms_norm_eps", -1},
-      {"rope_parameters", {{"rope_type", "llama3"}, {"rope_theta", 1.0}}},
+      {"rope_parameters", {{"rope_type", "yarn"}, {"rope_theta", 1.0}}},
       {"rope_parameters", {{"rope_theta", 0}}},
       {"attention_bias", 1},
       {"quantization_config", nlohmann::json::object()},

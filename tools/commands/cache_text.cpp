@@ -3,7 +3,7 @@
 #include "precompute/cache_text.hpp"
 
 #include "commands/cache.hpp"
-#include "commands/options.hpp"
+#include "commands/eval_options.hpp"
 
 namespace strata::commands {
 
@@ -21,16 +21,15 @@ int cache_text(const Arguments& arguments, Communicator& world) {
       "index", po::value<std::string>(), "index.jsonl")(
       "strategy", po::value<std::string>(), "last, layer:K, avg, norm_avg, separated by commas")(
       "out", po::value<std::string>(), "folder that receives one cache folder a strategy")(
-      "pooled", toggle(), "also each caption's last state after the final norm")(
-      "max-tokens", po::value<std::size_t>()->default_value(default_max_tokens),
-      "special tokens stay, the caption's own ids are cut at the end")(
-      "attention", po::value<std::string>()->default_value("auto"),
-      "auto, causal or bidirectional")("dtype", po::value<std::string>()->default_value("bfloat16"),
-                                       "of the stored values: bfloat16, float16, float32 or int8")(
+      "pooled", toggle(),
+      "also one state a caption after the final norm: its last token's; CLIP's end of text, "
+      "projected")("dtype", po::value<std::string>()->default_value("bfloat16"),
+                   "of the stored values: bfloat16, float16, float32 or int8")(
       "precision", po::value<std::string>()->default_value("fp32"),
       "of the computation: fp32 or bf16")(
       "rows-per-shard", po::value<std::int64_t>()->default_value(0), "0: chosen from the sizes")(
       "overwrite", toggle(), "replace caches that were made with other settings");
+  add_encoder_options(options);
   if (!options.parse(arguments)) return 0;
 
   TextCacheOptions wanted;
@@ -39,13 +38,11 @@ int cache_text(const Arguments& arguments, Communicator& world) {
   wanted.out = options.text("out");
   wanted.strategies = parse_strategies(options.text("strategy"));
   wanted.pooled = options.flag("pooled");
-  wanted.max_tokens = options.get<std::size_t>("max-tokens");
+  wanted.max_tokens = max_tokens_option(options);
+  wanted.preset = options.text("preset");
   wanted.attention = parse_attention(options.text("attention"));
   wanted.dtype = parse_cache_dtype(options.text("dtype"));
-  const std::string& precision = options.text("precision");
-  if (precision != "fp32" && precision != "bf16")
-    fail(Exit::usage, "--precision {}: fp32 or bf16", precision);
-  wanted.compute = precision == "bf16" ? DType::bf16 : DType::f32;
+  wanted.compute = eval_precision(options);
   wanted.rows_per_shard = options.get<std::int64_t>("rows-per-shard");
   wanted.overwrite = options.flag("overwrite");
   strata::cache_text(wanted, world);

@@ -23,6 +23,7 @@ constexpr Module modules[] = {
     {"vae-encode", "images -> mean and log-variance of their latents", eval_vae_encode},
     {"vae-decode", "unscaled latents -> images", eval_vae_decode},
     {"text", "captions -> hidden states of an embedding strategy", eval_text},
+    {"encoder", "a text model against hidden states dumped elsewhere", eval_encoder},
     {"scheduler", "model outputs -> a sampler's trajectory", eval_scheduler},
 };
 

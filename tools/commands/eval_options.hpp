@@ -15,6 +15,26 @@ inline void add_eval_options(Options& options, const char* model, const char* in
       "device", po::value<std::string>()->default_value("host"), "host or cuda");
 }
 
+/// What the commands that encode text have in common.
+inline void add_encoder_options(Options& options) {
+  namespace po = boost::program_options;
+  options.add()("max-tokens", po::value<std::size_t>(),
+                "special tokens stay, the caption's own ids are cut at the end (default 77 for "
+                "CLIP, 256 for the others)")(
+      "attention", po::value<std::string>()->default_value("auto"),
+      "auto (the preset's, else the model's own), causal or bidirectional")(
+      "preset", po::value<std::string>()->default_value("auto"),
+      "what the folder must be: a file of configs/encoders by name; auto: by the folder's name, "
+      "and a mismatch is a warning; none");
+}
+/// 0: the encoder's default.
+inline std::size_t max_tokens_option(const Options& options) {
+  if (!options.has("max-tokens")) return 0;
+  const auto limit = options.get<std::size_t>("max-tokens");
+  if (limit == 0) fail(Exit::usage, "--max-tokens 0: at least 1");
+  return limit;
+}
+
 inline DType eval_precision(const Options& options) {
   const std::string& name = options.text("precision");
   if (name == "fp32") return DType::f32;

@@ -1,0 +1,271 @@
+#include "model/text_model.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+
+#include "core/error.hpp"
+
+namespace strata {
+
+// --- loading ------------------------------------------------------------------------------------
+
+TextModel::Norm TextModel::read_norm(Exec& exec, const std::string& name) const {
+  if (name.empty()) return {};
+  Norm norm;
+  norm.weight = weights_->read(exec, name + ".weight", compute_);
+  if (config_.norm == TextNorm::layer) norm.bias = weights_->read(exec, name + ".bias", compute_);
+  return norm;
+}
+
+TextModel::Linear TextModel::read_linear(Exec& exec, const std::string& name, bool bias) const {
+  if (name.empty()) return {};
+  Linear linear;
+  linear.weight = weights_->pack(exec, name + ".weight", compute_);
+  if (bias) linear.bias = weights_->read(exec, name + ".bias", compute_);
+  return linear;
+}
+
+TextModel::Layer TextModel::read_layer(Exec& exec, std::int64_t index) const {
+  const TextConfig& c = config_;
+  const TextLayerNames names = text_layer_names(c, index);
+  Layer layer;
+  layer.attention_norm = read_norm(exec, names.attention_norm);
+  layer.post_attention_norm = read_norm(exec, names.post_attention_norm);
+  layer.mlp_norm = read_norm(exec, names.mlp_norm);
+  layer.post_mlp_norm = read_norm(exec, names.post_mlp_norm);
+  layer.query = read_linear(exec, names.query, c.qkv_bias);
+  layer.key = read_linear(exec, names.key, c.qkv_bias);
+  layer.value = read_linear(exec, names.value, c.qkv_bias);
+  layer.output = read_linear(exec, names.output, c.output_bias);
+  layer.gate = read_linear(exec, names.gate, c.mlp_bias);
+  layer.up = read_linear(exec, names.up, c.mlp_bias);
+  layer.down = read_linear(exec, names.down, c.mlp_bias);
+  return layer;
+}
+
+namespace {
+
+Buffer to_device(Exec& exec, Buffer host) {
+  if (exec.device() == host_device) return host;
+  Buffer there(host.tensor().dtype, host.tensor().shape, exec.device());
+  memory::copy(there.tensor().data, exec.device(), host.tensor().data, host_device,
+               host.tensor().bytes());
+  return there;
+}
+
+/// (heads, 2R+1) from the table by bucket (buckets, heads): R is where buckets end.
+Buffer bias_by_distance(const TextConfig& config, Tensor table) {
+  const std::int64_t reach = config.relative_distance, span = 2 * reach + 1;
+  Buffer bias(DType::f32, {config.heads, span});
+  for (std::int64_t distance = -reach; distance <= reach; ++distance)
+    for (std::int64_t head = 0; head < config.heads; ++head)
+      bias.as<float>()[head * span + reach + distance] =
+          table.as<float>()[config.relative_bucket(distance) * config.heads + head];
+  return bias;
+}
+
+}  // namespace
+
+void TextModel::read_positions(Exec& exec) {
+  const TextNames names = text_names(config_);
+  if (config_.positions > 0)
+    positions_ = weights_->read(exec, names.positions + ".weight", compute_);
+  if (config_.relative_buckets > 0) {
+    Exec host(host_device, 1);
+    const Buffer table = weights_->read(host, names.relative_bias + ".weight", DType::f32);
+    relative_ = to_device(exec, bias_by_distance(config_, table));
+  }
+  if (config_.rope_theta > 0) {
+    const std::vector<float> frequencies = config_.inverse_frequencies();
+    Buffer host(DType::f32, {config_.head_width / 2});
+    std::copy(frequencies.begin(), frequencies.end(), host.as<float>());
+    inv_freq_ = to_device(exec, std::move(host));
+  }
+}
+
+TextModel TextModel::load(Exec& exec, const std::string& dir, DType compute) {
+  STRATA_CHECK(compute == DType::f32 || compute == DType::bf16);
+  TextModel model;
+  model.config_ = TextConfig::from_json_file(dir + "/config.json");
+  model.compute_ = compute;
+  model.weights_ = std::make_unique<TextWeights>(dir, model.config_);
+  const TextNames names = text_names(model.config_);
+  model.embedding_ = model.weights_->stored(exec, names.embedding + ".weight");
+  model.read_positions(exec);
+  for (std::int64_t i = 0; i < model.config_.layers; ++i)
+    model.layers_.push_back(model.read_layer(exec, i));
+  model.final_norm_ = model.read_norm(exec, names.final_norm);
+  if (model.config_.family == TextFamily::clip && model.weights_->projection_width() > 0)
+    model.projection_ = model.read_linear(exec, "text_projection", false);
+  return model;
+}
+
+// --- forward ------------------------------------------------------------------------------------
+
+namespace {
+
+std::int64_t whole_blocks(std::int64_t rows) {
+  return (rows + ops::packed_rows - 1) / ops::packed_rows * ops::packed_rows;
+}
+
+}  // namespace
+
+void TextModel::normalise(Exec& exec, Tensor y, Tensor x, const Norm& norm) const {
+  if (config_.norm == TextNorm::layer)
+    return ops::layer_norm(exec, y, {}, x, norm.weight, norm.bias, config_.norm_eps);
+  ops::rms_norm(
+      exec, y, x, norm.weight, config_.norm_eps,
+      config_.norm == TextNorm::rms ? ops::RmsScale::weight : ops::RmsScale::one_plus_weight);
+}
+
+/// residual (rows, width) += the learned position of each token in its sequence.
+void TextModel::add_positions(Exec& exec, Tensor residual, const Batch& batch) const {
+  const auto* at = batch.offsets.as<std::int64_t>();
+  const Buffer places = Buffer::zeros(DType::i64, {batch.rows});
+  for (std::int64_t b = 0; b + 1 < batch.offsets.numel(); ++b) {
+    if (at[b + 1] - at[b] > config_.positions)
+      fail(Exit::data, "a text of {} tokens: the model has positions for {}", at[b + 1] - at[b],
+           config_.positions);
+    for (std::int64_t i = at[b]; i < at[b + 1]; ++i) places.as<std::int64_t>()[i] = i - at[b];
+  }
+  const ArenaScope scope(exec.arena);
+  const Tensor positions = exec.empty(compute_, residual.shape);
+  ops::embedding(exec, positions, positions_, places);
+  ops::add(exec, residual, residual, positions);
+}
+
+/// (rows, width); rows past the tokens belong to id 0 and are nobody's.
+Tensor TextModel::embed(Exec& exec, const Batch& batch) const {
+  const Shape shape{batch.rows, config_.width};
+  const Tensor residual = exec.empty(compute_, shape);
+  const Buffer padded = Buffer::zeros(DType::i64, {batch.rows});
+  std::memcpy(padded.tensor().data, batch.ids.data, batch.ids.bytes());
+  if (embedding_.dtype == compute_) {
+    ops::embedding(exec, residual, embedding_, padded);
+  } else {
+    const ArenaScope scope(exec.arena);
+    const Tensor stored = exec.empty(embedding_.dtype, shape);
+    ops::embedding(exec, stored, embedding_, padded);
+    ops::cast(exec, residual, stored);
+  }
+  if (config_.scaled_embedding) {
+    const auto factor = static_cast<float>(std::sqrt(static_cast<double>(config_.width)));
+    ops::scale(exec, residual, residual,
+               compute_ == DType::bf16 ? to_float(to_bf16(factor)) : factor);
+  }
+  if (positions_.tensor()) add_positions(exec, residual, batch);
+  return residual;
+}
+
+/// A window of W lets a causal query see W keys, its own included, and a bidirectional one W on
+/// either side, as transformers has it.
+ops::AttentionParams TextModel::attention_params(std::int64_t layer, bool causal) const {
+  const std::int64_t window = config_.windows[static_cast<std::size_t>(layer)];
+  return {config_.attention_scale, causal,
+          window > 0 && causal ? window - 1
+          : window > 0         ? window
+                               : -1,
+          config_.attention_softcap, relative_.tensor()};
+}
+
+void TextModel::attention_block(Exec& exec, std::int64_t index, Tensor residual,
+                                const Batch& batch) const {
+  const ArenaScope scope(exec.arena);
+  const Layer& layer = layers_[static_cast<std::size_t>(index)];
+  const std::int64_t d = config_.head_width;
+  const Tensor normed = exec.empty(compute_, residual.shape);
+  normalise(exec, normed, residual, layer.attention_norm);
+
+  const auto project = [&](const Linear& linear) {
+    const Tensor y = exec.empty(compute_, {batch.rows, linear.weight.n});
+    ops::linear(exec, y, normed, linear.weight, linear.bias);
+    return y;
+  };
+  const auto by_head = [&](Tensor x) {
+    return x.rows(0, batch.tokens).reshape({batch.tokens, x.shape[1] / d, d});
+  };
+  const Tensor query = by_head(project(layer.query)), key = by_head(project(layer.key));
+  const Tensor value = by_head(project(layer.value));
+  if (inv_freq_.tensor()) {
+    ops::rope(exec, query, batch.offsets, inv_freq_);
+    ops::rope(exec, key, batch.offsets, inv_freq_);
+  }
+  const Tensor attended = exec.empty(compute_, {batch.rows, layer.query.weight.n});
+  ops::attention(exec, by_head(attended), {}, query, key, value, batch.offsets, batch.offsets,
+                 attention_params(index, batch.causal));
+  ops::fill(exec, attended.rows(batch.tokens, batch.rows), 0.0f);
+  ops::linear(exec, normed, attended, layer.output.weight, layer.output.bias);
+  if (config_.post_norms) normalise(exec, normed, normed, layer.post_attention_norm);
+  ops::add(exec, residual, residual, normed);
+}
+
+void TextModel::mlp_block(Exec& exec, std::int64_t index, Tensor residual) const {
+  const ArenaScope scope(exec.arena);
+  const Layer& layer = layers_[static_cast<std::size_t>(index)];
+  const std::int64_t rows = residual.shape[0];
+  const Tensor normed = exec.empty(compute_, residual.shape);
+  normalise(exec, normed, residual, layer.mlp_norm);
+  const Tensor up = exec.empty(compute_, {rows, config_.feed_forward});
+  ops::linear(exec, up, normed, layer.up.weight, layer.up.bias);
+  if (config_.gated) {
+    const Tensor gate = exec.empty(compute_, up.shape);
+    ops::linear(exec, gate, normed, layer.gate.weight, layer.gate.bias);
+    ops::gated(exec, up, gate, up, config_.activation);
+  } else {
+    ops::activation(exec, up, up, config_.activation);
+  }
+  ops::linear(exec, normed, up, layer.down.weight, layer.down.bias);
+  if (config_.post_norms) normalise(exec, normed, normed, layer.post_mlp_norm);
+  ops::add(exec, residual, residual, normed);
+}
+
+void TextModel::forward(Exec& exec, Tensor ids, Tensor offsets, bool causal,
+                        const TakeState& state) const {
+  const std::int64_t tokens = ids.numel();
+  STRATA_CHECK(tokens > 0 && offsets.as<std::int64_t>()[offsets.numel() - 1] == tokens);
+  const ArenaScope scope(exec.arena);
+  const Batch batch{ids, offsets, tokens, whole_blocks(tokens), causal};
+  const Tensor residual = embed(exec, batch);
+  state(0, residual.rows(0, tokens));
+  for (std::int64_t i = 0; i < config_.layers; ++i) {
+    attention_block(exec, i, residual, batch);
+    mlp_block(exec, i, residual);
+    if (i + 1 < config_.layers) state(i + 1, residual.rows(0, tokens));
+  }
+  const Tensor normed = exec.empty(compute_, residual.shape);
+  normalise(exec, normed, residual, final_norm_);
+  state(config_.layers, normed.rows(0, tokens));
+}
+
+// --- pooling ------------------------------------------------------------------------------------
+
+std::int64_t TextModel::pooled_width() const {
+  return projection_.weight.n > 0 ? projection_.weight.n : config_.width;
+}
+
+Tensor TextModel::pool(Exec& exec, Tensor ids, Tensor offsets, Tensor last_state) const {
+  const auto *id = ids.as<std::int64_t>(), *at = offsets.as<std::int64_t>();
+  const std::int64_t count = offsets.numel() - 1, rows = whole_blocks(count);
+  const Tensor pooled = exec.empty(DType::f32, {count, pooled_width()});
+  const ArenaScope scope(exec.arena);
+  const Tensor chosen = exec.empty(compute_, {rows, config_.width});
+  ops::fill(exec, chosen, 0.0f);
+  for (std::int64_t b = 0; b < count; ++b) {
+    if (at[b] == at[b + 1]) continue;
+    std::int64_t token = at[b + 1] - 1;
+    if (config_.family == TextFamily::clip)
+      token = std::find(id + at[b], id + token, id[token]) - id;
+    const Tensor from = last_state.rows(token, token + 1);
+    memory::copy(chosen.rows(b, b + 1).data, exec.device(), from.data, exec.device(), from.bytes());
+  }
+  Tensor result = chosen;
+  if (projection_.weight.n > 0) {
+    result = exec.empty(compute_, {rows, pooled_width()});
+    ops::linear(exec, result, chosen, projection_.weight);
+  }
+  ops::cast(exec, pooled, result.rows(0, count));
+  return pooled;
+}
+
+}  // namespace strata
