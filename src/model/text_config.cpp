@@ -98,7 +98,8 @@ std::vector<std::int64_t> read_windows(const ConfigReader& config, std::int64_t 
     if (type != "sliding_attention" && type != "full_attention")
       config.refuse("layer_types", "an entry is neither full_attention nor sliding_attention");
     if (type == "sliding_attention" && window == 0)
-      config.refuse("sliding_window", "is missing, but layers slide");
+      config.refuse(types.empty() ? "sliding_window" : "layer_types",
+                    "layers slide, but there is no sliding_window");
     windows.push_back(type == "sliding_attention" ? window : 0);
   }
   return windows;

@@ -49,7 +49,7 @@ std::string folder_name(const std::string& dir) {
     const auto last = name.rfind("--");
     if (name.starts_with("models--") && last > 6) return name.substr(last + 2);
   }
-  return path.filename().string();
+  return (path.has_filename() ? path : path.parent_path()).filename().string();
 }
 
 }  // namespace
