@@ -4,71 +4,16 @@
 // share of a plain copy's.
 
 #include <benchmark/benchmark.h>
-#include <omp.h>
 
-#include <chrono>
 #include <cmath>
 #include <random>
 
 #include "core/exec.hpp"
 #include "kernels/ops.hpp"
+#include "perf/peaks.hpp"
 
 namespace strata {
 namespace {
-
-double seconds_of(auto&& work) {
-  const auto begin = std::chrono::steady_clock::now();
-  work();
-  return std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
-}
-
-/// FLOP/s of independent chains of multiply-adds in registers, all threads.
-double multiply_add_peak() {
-  using Vector = float __attribute__((vector_size(64)));
-  constexpr int chains = 12, rounds = 4'000'000;
-  double best = 0;
-  for (int attempt = 0; attempt < 3; ++attempt) {
-    const double seconds = seconds_of([&] {
-#pragma omp parallel
-      {
-        Vector sum[chains] = {}, factor = Vector{} + 0.999f;
-        for (int i = 0; i < rounds; ++i)
-          for (auto& s : sum) s = s * factor + factor;
-        Vector total{};
-        for (const auto& s : sum) total += s;
-        benchmark::DoNotOptimize(total);
-      }
-    });
-    best = std::max(best, 2.0 * 16 * chains * rounds * omp_get_max_threads() / seconds);
-  }
-  return best;
-}
-
-/// Bytes per second (read and written) of copying 128 MiB, all threads.
-double copy_peak() {
-  const std::int64_t size = std::int64_t{32} << 20;
-  Buffer from = Buffer::zeros(DType::f32, {size}), to = Buffer::zeros(DType::f32, {size});
-  const float* source = from.as<float>();
-  float* target = to.as<float>();
-  double best = 0;
-  for (int attempt = 0; attempt < 5; ++attempt) {
-    const double seconds = seconds_of([&] {
-#pragma omp parallel for
-      for (std::int64_t i = 0; i < size; ++i) target[i] = source[i] + 1.0f;
-    });
-    best = std::max(best, 8.0 * static_cast<double>(size) / seconds);
-  }
-  return best;
-}
-
-double flops_peak() {
-  static const double peak = multiply_add_peak();
-  return peak;
-}
-double bytes_peak() {
-  static const double peak = copy_peak();
-  return peak;
-}
 
 /// Tensors of one benchmark; `T` is the dtype under test.
 class Bench {

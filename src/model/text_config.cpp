@@ -171,7 +171,6 @@ void read_mistral(const ConfigReader& config, TextConfig& read) {
 
 void read_qwen2(const ConfigReader& config, TextConfig& read) {
   if (!config.has("num_key_value_heads")) config.refuse("num_key_value_heads", "is missing");
-  config.require("attention_bias", {"true"});
   config.require("use_mrope", {"false"});
   read_decoder(config, read);
   read.output_bias = false;

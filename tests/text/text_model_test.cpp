@@ -9,6 +9,7 @@
 #include <cstring>
 #include <filesystem>
 #include <fstream>
+#include <functional>
 
 #include "core/error.hpp"
 #include "core/file.hpp"
@@ -279,6 +280,59 @@ TEST_F(ChangedModel, TensorsMustFitTheConfig) {
   take("mistral");
   fs::resize_file(dir_ + "/model-00002-of-00003.safetensors", 20000);
   EXPECT_NE(refusal().find("model-00002"), std::string::npos);
+}
+
+/// The folder's weights again as one file: names changed, tensors added in front.
+void rewrite(const std::string& dir, const std::vector<std::string>& added,
+             const std::function<std::string(std::string)>& rename) {
+  const SafetensorsFolder folder(dir, "model");
+  SafetensorsWriter writer;
+  const Buffer one = Buffer::zeros(DType::bf16, {1});  // two bytes: f32 after it is not aligned
+  for (const std::string& name : added) writer.add(name, one.tensor());
+  for (const std::string& name : folder.names()) writer.add(rename(name), folder.view(name));
+  writer.write(dir + "/rewritten");
+  fs::rename(dir + "/rewritten", dir + "/model.safetensors");
+}
+
+TEST_F(ChangedModel, PrefixesAndSurplusTensorsDoNotMatter) {
+  const auto without = [](std::string prefix) {
+    return [prefix](std::string name) {
+      return name.starts_with(prefix) ? name.substr(prefix.size()) : name;
+    };
+  };
+  const auto with = [](std::string prefix) {
+    return [prefix](std::string name) { return prefix + name; };
+  };
+  const auto same = [](std::string name) { return name; };
+  const std::tuple<const char*, std::vector<std::string>, std::function<std::string(std::string)>>
+      changes[] = {
+          {"clip", {"logit_scale"}, without("text_model.")},
+          {"clip", {"vision_model.x", "text_model.embeddings.position_ids"}, same},
+          {"clip_projected", {"visual_projection.weight"}, without("text_model.")},
+          {"mistral", {"lm_head.weight"}, without("model.")},
+          {"qwen2", {"lm_head.weight"}, same},
+          {"qwen2", {"lm_head.weight"}, with("model.")},
+          {"t5", {"decoder.block.0.x", "lm_head.weight", "encoder.embed_tokens.weight"}, same},
+          {"t5_relu", {}, with("encoder.")}};
+  for (const auto& [name, added, rename] : changes) {
+    take(name);
+    rewrite(dir_, added, rename);
+    const TextModel model = load();
+    const EncoderReference reference(model_path(name) + "/states.safetensors");
+    EXPECT_LE(compare_layers(exec_, model, reference, model.config().causal).largest,
+              fp32_tolerance)
+        << name;
+  }
+  const std::pair<const char*, const char*> unknown[] = {
+      {"mistral", "model.layers.0.self_attn.q_norm.weight"},
+      {"gemma2", "model.layers.9.mlp.up_proj.weight"},
+      {"t5", "encoder.block.1.layer.0.SelfAttention.relative_attention_bias.weight"},
+      {"clip", "text_model.extra"}};
+  for (const auto& [name, tensor] : unknown) {
+    take(name);
+    rewrite(dir_, {tensor}, same);
+    EXPECT_NE(refusal().find(tensor), std::string::npos) << name;
+  }
 }
 
 TEST_F(ChangedModel, TextsLongerThanThePositionsAreRefused) {

@@ -84,6 +84,8 @@ def write(out, name, model, ids, stored, prefix="", shards=1, scores=1.0, config
     (folder / "config.json").write_text(config_text or config_json(model.config))
 
     half = copy.deepcopy(model).bfloat16()
+    if hasattr(model, "rotary_emb"):  # from_pretrained keeps its frequencies in f32
+        half.rotary_emb = copy.deepcopy(model.rotary_emb)
     exact, rough, both, single = [], [], [], []
     config = copy.deepcopy(model.config)
     with torch.no_grad():
