@@ -12,7 +12,7 @@ namespace strata {
 namespace {
 
 constexpr std::uint64_t max_bytes = std::uint64_t{1} << 20;
-constexpr std::size_t max_list = 1024;
+constexpr std::size_t max_list = 16;
 
 bool is_integer(const nlohmann::json& value, std::int64_t least, std::int64_t most) {
   if (!value.is_number_integer()) return false;
@@ -53,12 +53,12 @@ bool ConfigReader::has(const std::string& key) const {
   return !impl_->at(key).is_null();
 }
 
-bool ConfigReader::is_list(const std::string& key) const {
-  return impl_->at(key).is_array();
+bool ConfigReader::is_null(const std::string& key) const {
+  return impl_->json.contains(key) && !has(key);
 }
 
-bool ConfigReader::mentions(const std::string& key) const {
-  return impl_->json.contains(key);
+bool ConfigReader::is_list(const std::string& key) const {
+  return impl_->at(key).is_array();
 }
 
 void ConfigReader::refuse(const std::string& key, const std::string& why) const {
@@ -166,10 +166,12 @@ std::vector<bool> ConfigReader::booleans(const std::string& key, std::size_t cou
 }
 
 std::vector<std::string> ConfigReader::strings(const std::string& key,
-                                               std::vector<std::string> otherwise) const {
+                                               std::vector<std::string> otherwise,
+                                               std::size_t most) const {
   const auto& value = impl_->at(key);
   if (value.is_null()) return otherwise;
-  if (!is_bounded_list(value)) refuse(key, fmt::format("not a list of 1 to {} names", max_list));
+  if (!value.is_array() || value.empty() || value.size() > most)
+    refuse(key, fmt::format("not a list of 1 to {} names", most));
   std::vector<std::string> list;
   for (const auto& entry : value) {
     if (!entry.is_string()) refuse(key, "an entry is not a name");
@@ -191,7 +193,7 @@ void ConfigReader::require(const std::string& key,
 }
 
 void ConfigReader::require_not_null(const std::string& key) const {
-  if (mentions(key) && !has(key)) refuse(key, "not supported");
+  if (is_null(key)) refuse(key, "not supported");
 }
 
 void ConfigReader::refuse_unknown(std::span<const std::string_view> known) const {

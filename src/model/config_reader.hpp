@@ -20,9 +20,9 @@ class ConfigReader {
   ~ConfigReader();
 
   bool has(const std::string& key) const;
+  /// The key is there with the value null.
+  bool is_null(const std::string& key) const;
   bool is_list(const std::string& key) const;
-  /// The same, but null counts: for the keys whose null means another thing than their absence.
-  bool mentions(const std::string& key) const;
   std::int64_t integer(const std::string& key, std::int64_t otherwise, std::int64_t least,
                        std::int64_t most) const;
   double number(const std::string& key, double otherwise) const;
@@ -34,7 +34,7 @@ class ConfigReader {
   std::vector<std::int64_t> integers(const std::string& key, std::size_t count,
                                      std::int64_t otherwise, std::int64_t least,
                                      std::int64_t most) const;
-  /// A list of any length, at most 1024.
+  /// A list of any length, at most 16.
   std::vector<std::int64_t> integers(const std::string& key, std::vector<std::int64_t> otherwise,
                                      std::int64_t least, std::int64_t most) const;
   /// A list of `count` entries, each an integer or a list of integers; one integer stands for all.
@@ -43,8 +43,9 @@ class ConfigReader {
                                                          std::int64_t most) const;
   /// A list of `count` truth values, or one for all of them.
   std::vector<bool> booleans(const std::string& key, std::size_t count, bool otherwise) const;
-  std::vector<std::string> strings(const std::string& key,
-                                   std::vector<std::string> otherwise) const;
+  /// A list of 1 to `most` names.
+  std::vector<std::string> strings(const std::string& key, std::vector<std::string> otherwise,
+                                   std::size_t most = 16) const;
 
   /// Fails unless the key is absent, null or one of `allowed`, each written as JSON.
   void require(const std::string& key, std::initializer_list<const char*> allowed) const;

@@ -28,7 +28,7 @@ double positive(const ConfigReader& config, const char* key, double otherwise) {
 
 /// A cap that an absent key sets to `otherwise` and null switches off (0).
 float read_softcap(const ConfigReader& config, const char* key, double otherwise) {
-  if (config.mentions(key) && !config.has(key)) return 0;
+  if (config.is_null(key)) return 0;
   return static_cast<float>(positive(config, key, otherwise));
 }
 
@@ -87,7 +87,7 @@ void read_rope(const ConfigReader& config, TextConfig& read) {
 template <class F>
 std::vector<std::int64_t> read_windows(const ConfigReader& config, std::int64_t layers,
                                        std::int64_t window, F sliding) {
-  const auto types = config.strings("layer_types", {});
+  const auto types = config.strings("layer_types", {}, most_layers);
   if (!types.empty() && static_cast<std::int64_t>(types.size()) != layers)
     config.refuse("layer_types", fmt::format("needs {} entries", layers));
   std::vector<std::int64_t> windows;
@@ -116,7 +116,7 @@ std::vector<std::int64_t> read_uniform_windows(const ConfigReader& config, std::
 }
 
 std::int64_t read_window(const ConfigReader& config, std::int64_t otherwise) {
-  if (config.mentions("sliding_window") && !config.has("sliding_window")) return 0;
+  if (config.is_null("sliding_window")) return 0;
   return config.integer("sliding_window", otherwise, 1, most_positions);
 }
 
