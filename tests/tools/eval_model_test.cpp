@@ -1,10 +1,8 @@
 // `strata eval unet`, `vae-encode` and `vae-decode` as a user runs them.
 
 #include <gtest/gtest.h>
-#include <stdlib.h>
 
 #include <algorithm>
-#include <cstdio>
 #include <filesystem>
 #include <limits>
 #include <nlohmann/json.hpp>
@@ -12,45 +10,19 @@
 #include "core/error.hpp"
 #include "core/file.hpp"
 #include "tests/model/golden.hpp"
+#include "tests/tools/command_test.hpp"
 
 namespace strata::test {
 namespace {
 
 namespace fs = std::filesystem;
 
-struct Outcome {
-  int code;
-  std::string out;  // stdout and stderr together
-};
-
-class EvalModel : public testing::Test {
+class EvalModel : public CommandTest {
  protected:
-  EvalModel() {
-    std::string pattern = (fs::temp_directory_path() / "strata-eval-XXXXXX").string();
-    if (mkdtemp(pattern.data()) == nullptr) throw std::runtime_error("mkdtemp");
-    folder_ = pattern;
-  }
-  ~EvalModel() override { fs::remove_all(folder_); }
-
-  Outcome eval(const std::string& arguments) const {
-    const std::string command =
-        fmt::format("timeout 120 '{}' eval {} 2>&1", STRATA_BINARY, arguments);
-    std::FILE* pipe = popen(command.c_str(), "r");
-    if (pipe == nullptr) throw std::runtime_error("popen");
-    Outcome run{};
-    char part[4096];
-    while (const std::size_t n = fread(part, 1, sizeof part, pipe)) run.out.append(part, n);
-    const int status = pclose(pipe);
-    run.code = WIFEXITED(status) ? WEXITSTATUS(status) : -1;
-    return run;
-  }
-  std::string output() const { return folder_ + "/out.safetensors"; }
   std::string files(const std::string& model) const {
     return fmt::format("--model '{}' --input '{}/input.safetensors' --output '{}'", model, model,
                        output());
   }
-
-  std::string folder_;
 };
 
 void expect_same(const SafetensorsFile& ours, const SafetensorsFile& theirs,

@@ -1,47 +1,22 @@
 // `strata eval text` and `strata eval encoder` as a user runs them.
 
 #include <gtest/gtest.h>
-#include <stdlib.h>
 
-#include <cstdio>
 #include <filesystem>
 #include <fstream>
 #include <nlohmann/json.hpp>
 
 #include "core/error.hpp"
 #include "core/safetensors.hpp"
+#include "tests/tools/command_test.hpp"
 
 namespace strata {
 namespace {
 
 namespace fs = std::filesystem;
 
-struct Outcome {
-  int code;
-  std::string out;  // stdout and stderr together
-};
-
-class EvalText : public testing::Test {
+class EvalText : public CommandTest {
  protected:
-  EvalText() {
-    std::string pattern = (fs::temp_directory_path() / "strata-eval-text-XXXXXX").string();
-    if (mkdtemp(pattern.data()) == nullptr) throw std::runtime_error("mkdtemp");
-    folder_ = pattern;
-  }
-  ~EvalText() override { fs::remove_all(folder_); }
-
-  static Outcome eval(const std::string& arguments) {
-    const std::string command =
-        fmt::format("timeout 120 '{}' eval {} 2>&1", STRATA_BINARY, arguments);
-    std::FILE* pipe = popen(command.c_str(), "r");
-    if (pipe == nullptr) throw std::runtime_error("popen");
-    Outcome run{};
-    char part[4096];
-    while (const std::size_t n = fread(part, 1, sizeof part, pipe)) run.out.append(part, n);
-    const int status = pclose(pipe);
-    run.code = WIFEXITED(status) ? WEXITSTATUS(status) : -1;
-    return run;
-  }
   static std::string golden(const std::string& name) {
     return std::string(STRATA_SOURCE_DIR) + "/tests/golden/text/" + name;
   }
@@ -49,9 +24,6 @@ class EvalText : public testing::Test {
     return fmt::format("text --model '{}' --input '{}' --output '{}' {}", model,
                        golden("llama/captions.txt"), output(), more);
   }
-  std::string output() const { return folder_ + "/out.safetensors"; }
-
-  std::string folder_;
 };
 
 TEST_F(EvalText, EncoderPrintsTheDifferenceOfEveryLayer) {
