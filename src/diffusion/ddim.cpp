@@ -4,46 +4,26 @@
 #include <cmath>
 
 #include "core/error.hpp"
+#include "diffusion/timesteps.hpp"
 
 namespace strata {
-
-namespace {
-
-// Falling timesteps as diffusers spaces them (Lin et al. 2024, table 2). numpy rounds half to even,
-// as std::nearbyint does.
-std::vector<int> spaced_timesteps(const SamplerConfig& config, int steps) {
-  const int train = config.schedule.timesteps();
-  std::vector<int> timesteps(static_cast<std::size_t>(steps));
-  for (int i = 0; i < steps; ++i) {
-    double t = 0;
-    switch (config.spacing) {
-      case SamplerConfig::Spacing::leading:
-        t = (steps - 1 - i) * (train / steps) + config.steps_offset;
-        break;
-      case SamplerConfig::Spacing::trailing:
-        t = std::nearbyint(train - i * (static_cast<double>(train) / steps)) - 1;
-        break;
-      case SamplerConfig::Spacing::linspace:
-        t = steps == 1
-                ? 0.0
-                : std::nearbyint((steps - 1 - i) * (static_cast<double>(train - 1) / (steps - 1)));
-        break;
-    }
-    timesteps[i] = static_cast<int>(t);
-  }
-  return timesteps;
-}
-
-}  // namespace
 
 Ddim::Ddim(const SamplerConfig& config, int steps) : config_(config) {
   const auto alphas = config.schedule.alphas_cumprod();
   const int train = config.schedule.timesteps();
   const float last_alpha = config.set_alpha_to_one ? 1.0f : alphas[0];
-  for (const int t : spaced_timesteps(config, steps)) {
+  const bool is_epsilon = config.schedule.config().prediction == Prediction::epsilon;
+  for (const double spaced :
+       spaced_timesteps(config, {.steps = steps, .points = steps, .last = train, .whole = true})) {
+    const int t = static_cast<int>(spaced);
     if (t >= train)
       fail(Exit::usage, "steps_offset {} puts timestep {} of {} steps beyond {}",
            config.steps_offset, t, steps, train - 1);
+    if (is_epsilon && alphas[t] == 0)
+      fail(Exit::usage,
+           "timestep {} of {} steps has no signal (rescale_betas_zero_snr), and the model predicts "
+           "epsilon: its picture is 0 / 0",
+           t, steps);
     const int next = t - train / steps;
     timesteps_.push_back(static_cast<float>(t));
     alpha_.push_back(alphas[t]);
@@ -56,12 +36,23 @@ void Ddim::step(int step, std::span<float> x, std::span<const float> model_outpu
   const float signal = std::sqrt(alpha_[step]), noise = std::sqrt(1.0f - alpha_[step]);
   const float next_signal = std::sqrt(next_alpha_[step]);
   const float next_noise = std::sqrt(1.0f - next_alpha_[step]);
-  const bool is_v = config_.schedule.config().prediction == Prediction::v_prediction;
+  const Prediction prediction = config_.schedule.config().prediction;
   const float limit = config_.clip_sample_range;
   for (std::size_t i = 0; i < x.size(); ++i) {
     const float output = model_output[i];
-    float clean = is_v ? signal * x[i] - noise * output : (x[i] - noise * output) / signal;
-    const float epsilon = is_v ? signal * output + noise * x[i] : output;
+    float clean = output, epsilon = output;
+    switch (prediction) {
+      case Prediction::epsilon:
+        clean = (x[i] - noise * output) / signal;
+        break;
+      case Prediction::v_prediction:
+        clean = signal * x[i] - noise * output;
+        epsilon = signal * output + noise * x[i];
+        break;
+      case Prediction::sample:
+        epsilon = (x[i] - signal * output) / noise;
+        break;
+    }
     if (config_.clip_sample) clean = std::clamp(clean, -limit, limit);
     x[i] = next_signal * clean + next_noise * epsilon;
   }

@@ -68,7 +68,7 @@ NoisedBatch add_noise_to(Exec& exec, const NoiseSchedule& schedule, PhiloxKey ke
   ops::add_noise(exec, out.noisy, latents, out.noise, upload(exec, signal), upload(exec, noise));
   ops::nchw_to_nhwc(exec, out.sample, out.noisy);
   Tensor target = out.noise;
-  if (schedule.config().prediction == Prediction::v_prediction) {
+  if (schedule.config().prediction != Prediction::epsilon) {
     target = exec.empty(DType::f32, nchw);
     ops::add_noise(exec, target, latents, out.noise, upload(exec, target_signal),
                    upload(exec, target_noise));

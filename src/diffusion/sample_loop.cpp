@@ -30,10 +30,10 @@ Tensor guided_pooled(Exec& exec, const Tensor& pooled) {
 }  // namespace
 
 void sample_latents(Exec& exec, const UNet& unet, const Weights& weights, const TextBatch& text,
-                    Tensor pooled, Tensor latents, Sampler& sampler, float cfg) {
+                    Tensor pooled, Tensor latents, Sampler& sampler, Guidance guidance) {
   STRATA_CHECK(latents.shape.rank() == 4 && latents.device == host_device &&
                text.offsets.numel() == latents.shape[0] + 1);
-  const bool guided = cfg != 1.0f;
+  const bool guided = guidance.is_on();
   const std::int64_t batch = latents.shape[0];
   Shape model_shape = latents.shape;
   model_shape[0] = guided ? 2 * batch : batch;
@@ -66,7 +66,9 @@ void sample_latents(Exec& exec, const UNet& unet, const Weights& weights, const 
     ops::cast(exec, wide, prediction);
     memory::copy(output.data(), host_device, wide.data, wide.device, wide.bytes());
     const std::span<float> unconditional = std::span(output).first(n);
-    if (guided) guide(unconditional, unconditional, std::span(output).subspan(n), cfg);
+    if (guided)
+      guide(unconditional, unconditional, std::span(output).subspan(n), guidance,
+            static_cast<int>(batch));
     sampler.step(step, x, unconditional);
   }
 }

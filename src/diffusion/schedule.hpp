@@ -4,18 +4,24 @@
 
 #include <cstdint>
 #include <span>
+#include <string_view>
 #include <vector>
 
 namespace strata {
 
-enum class BetaSchedule { scaled_linear, linear };
-enum class Prediction { epsilon, v_prediction };
+enum class BetaSchedule { scaled_linear, linear, squaredcos_cap_v2 };
+enum class Prediction { epsilon, v_prediction, sample };
+
+std::string_view name_of(BetaSchedule schedule);
+std::string_view name_of(Prediction prediction);
 
 /// The defaults are the recipe's (SD2's).
 struct ScheduleConfig {
   int timesteps = 1000;
   BetaSchedule beta_schedule = BetaSchedule::scaled_linear;
-  double beta_start = 0.00085, beta_end = 0.012;
+  double beta_start = 0.00085, beta_end = 0.012;  // not used by squaredcos_cap_v2
+  std::vector<float> trained_betas{};             // (timesteps) in the place of a schedule, or none
+  bool zero_terminal_snr = false;                 // Lin et al. 2024, algorithm 1
   Prediction prediction = Prediction::epsilon;
 };
 
@@ -33,8 +39,8 @@ class NoiseSchedule {
   float noise(int t) const { return noise_.at(t); }
   /// Signal-to-noise ratio alpha_bar / (1 - alpha_bar).
   double snr(int t) const;
-  /// Weight of the squared error at t (Hang et al. 2023, Eq. 8): min(snr, gamma) / snr for epsilon,
-  /// min(snr, gamma) / (snr + 1) for v. gamma = 0: 1 everywhere.
+  /// Weight of the squared error at t (Hang et al. 2023, Eq. 8): min(snr, gamma), divided by snr
+  /// for epsilon and by snr + 1 for v. gamma = 0: 1 everywhere.
   float min_snr_weight(int t, double gamma) const;
   /// What the network is asked for: target = target_noise(t) eps + target_signal(t) x_0.
   float target_noise(int t) const;

@@ -5,8 +5,8 @@
 #include <string>
 
 #include "core/buffer.hpp"
-#include "diffusion/sampler.hpp"
-#include "model/unet_config.hpp"
+#include "diffusion/sampler_config.hpp"
+#include "model/diffusers_folder.hpp"
 
 namespace strata {
 
@@ -24,14 +24,20 @@ WeightKind weight_kind(const std::string& name);  // Error(64)
 
 struct Denoiser {
   UNetConfig config;
-  Buffer flat;                       // `dtype`, host, in the order of UNet(config).parameters()
-  SamplerConfig sampler;             // a pipeline's own scheduler_config.json, else the recipe's
-  std::string hash;                  // of the checkpoint's manifest or of the weight files
-  std::optional<TextSettings> text;  // a checkpoint knows them
+  Buffer flat;  // `dtype`, host, in the order of UNet(config).parameters()
+  std::string scheduler = SamplerConfig().to_json();  // a scheduler_config.json
+  std::string path;                      // of the scheduler's text and of the weights, for messages
+  std::string hash;                      // of the checkpoint's manifest or of the weight files
+  WeightKind kind = WeightKind::master;  // which weights of a checkpoint these are
+  std::optional<TextSettings> text;      // a checkpoint knows them
+  std::optional<UNetFileLayout> layout;  // of the diffusers folder that the weights once came from
+
+  SamplerConfig sampler(SamplerKind sampler_kind) const;  // Error(65) as of the file
 };
 
 /// path: a checkpoint, `checkpoints` or run folder (the newest valid checkpoint is taken), or the
-/// folder of a diffusers U-Net or pipeline. dtype: f32 or bf16. Error(65), (66), (78).
+/// folder of a diffusers U-Net or pipeline. dtype: f32 or bf16. Without a scheduler_config.json the
+/// recipe's is taken. Error(65), (66), (78).
 Denoiser load_denoiser(const std::string& path, DType dtype, WeightKind kind);
 
 }  // namespace strata

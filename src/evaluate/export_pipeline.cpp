@@ -4,7 +4,7 @@
 #include <nlohmann/json.hpp>
 
 #include "core/file.hpp"
-#include "model/diffusers_folder.hpp"
+#include "core/json.hpp"
 #include "model/unet.hpp"
 #include "model/weights.hpp"
 #include "train/checkpoint.hpp"
@@ -35,40 +35,51 @@ void copy_model(const std::string& from, const std::string& to, const std::strin
   }
 }
 
-std::string model_index(const PipelineExport& options) {
+std::string class_of(const nlohmann::json& config, const std::string& otherwise) {
+  const auto name = config.find("_class_name");
+  return name != config.end() && name->is_string() ? name->get<std::string>() : otherwise;
+}
+
+// A copied encoder by the names of transformers' classes, which diffusers imports.
+void name_encoder(const std::string& dir, nlohmann::ordered_json& index) {
+  const auto config = read_json_file(dir + "/text_encoder/config.json");
+  const bool is_clip = config.value("model_type", "") == "clip_text_model";
+  std::string encoder = is_clip ? "CLIPTextModel" : "AutoModel";
+  if (!is_clip && config.contains("architectures") && config["architectures"].is_array() &&
+      !config["architectures"].empty() && config["architectures"][0].is_string())
+    encoder = config["architectures"][0].get<std::string>();
+  const bool has_merges = file_exists(dir + "/tokenizer/merges.txt");
+  index["text_encoder"] = {"transformers", encoder};
+  index["tokenizer"] = {"transformers",
+                        is_clip && has_merges ? "CLIPTokenizer" : "PreTrainedTokenizerFast"};
+}
+
+// What lies in `dir`, as StableDiffusionPipeline looks for it.
+std::string model_index(const std::string& dir, const PipelineExport& options) {
+  const auto scheduler = parse_json(read_scheduler_file(dir), dir);
   nlohmann::ordered_json index{{"_class_name", "StableDiffusionPipeline"},
                                {"_diffusers_version", "0.30.0"},
                                {"unet", {"diffusers", "UNet2DConditionModel"}},
-                               {"scheduler", {"diffusers", "DDIMScheduler"}}};
+                               {"scheduler", {"diffusers", class_of(scheduler, "DDIMScheduler")}}};
   index["safety_checker"] = {nullptr, nullptr};
   index["feature_extractor"] = {nullptr, nullptr};
   index["requires_safety_checker"] = false;
   if (!options.vae.empty()) index["vae"] = {"diffusers", "AutoencoderKL"};
-  if (!options.encoder.empty()) {
-    index["text_encoder"] = {"transformers", "AutoModel"};
-    index["tokenizer"] = {"transformers", "AutoTokenizer"};
-  }
+  if (!options.encoder.empty()) name_encoder(dir, index);
   return index.dump(2) + "\n";
 }
 
 std::string host_state(const Denoiser& denoiser) {
-  const ScheduleConfig& schedule = denoiser.sampler.schedule.config();
   const TextSettings text = denoiser.text.value_or(TextSettings{});
-  const bool is_linear = schedule.beta_schedule == BetaSchedule::linear;
-  const bool is_epsilon = schedule.prediction == Prediction::epsilon;
-  return nlohmann::ordered_json{{"unet", nlohmann::ordered_json::parse(denoiser.config.to_json())},
-                                {"diffusion",
-                                 {{"timesteps", schedule.timesteps},
-                                  {"beta_schedule", is_linear ? "linear" : "scaled_linear"},
-                                  {"beta_start", schedule.beta_start},
-                                  {"beta_end", schedule.beta_end},
-                                  {"prediction", is_epsilon ? "epsilon" : "v_prediction"}}},
-                                {"text_strategy", text.strategy},
-                                {"text_attention", text.attention},
-                                {"text_max_tokens", text.max_tokens},
-                                {"pooled", denoiser.config.pooled_dim > 0},
-                                {"source_sha256", denoiser.hash}}
-      .dump();
+  nlohmann::ordered_json host{{"unet", nlohmann::ordered_json::parse(denoiser.config.to_json())},
+                              {"scheduler", denoiser.scheduler},
+                              {"text_strategy", text.strategy},
+                              {"text_attention", text.attention},
+                              {"text_max_tokens", text.max_tokens},
+                              {"pooled", denoiser.config.pooled_dim > 0},
+                              {"source_sha256", denoiser.hash}};
+  if (denoiser.layout) host["layout"] = denoiser.layout->to_json();
+  return host.dump();
 }
 
 }  // namespace
@@ -80,10 +91,12 @@ void export_pipeline(const Denoiser& denoiser, const PipelineExport& options) {
   fs::remove_all(partial);
   make_directories(partial + "/scheduler");
   const UNet unet(denoiser.config);
-  write_unet_folder(partial + "/unet", denoiser.config, unet.parameters(), denoiser.flat,
-                    options.dtype);
-  write_file_atomically(partial + "/scheduler/scheduler_config.json", denoiser.sampler.to_json());
-  write_file_atomically(partial + "/model_index.json", model_index(options));
+  const bool as_it_came = denoiser.layout && !options.dtype;
+  write_unet_folder(partial + "/unet", unet.parameters(), denoiser.flat,
+                    as_it_came ? *denoiser.layout
+                               : default_layout(denoiser.config, unet.parameters(),
+                                                options.dtype.value_or(DType::f32)));
+  write_file_atomically(partial + "/scheduler/scheduler_config.json", denoiser.scheduler);
   if (!options.vae.empty()) copy_model(module_folder(options.vae, "vae"), partial + "/vae", "");
   if (!options.encoder.empty()) {
     const std::string encoder = module_folder(options.encoder, "text_encoder");
@@ -91,6 +104,7 @@ void export_pipeline(const Denoiser& denoiser, const PipelineExport& options) {
     if (encoder != options.encoder && directory_exists(options.encoder + "/tokenizer"))
       copy_model(options.encoder + "/tokenizer", partial + "/tokenizer", "");
   }
+  write_file_atomically(partial + "/model_index.json", model_index(partial, options));
   std::error_code error;
   fs::rename(partial, options.out, error);
   if (error) fail(Exit::cannot_create, "{}: rename: {}", options.out, error.message());

@@ -79,9 +79,37 @@ TextOfBatch gather_text(Exec& exec, const EncodedPrompts& prompts,
   return batch;
 }
 
+// (1,h,w,C) -> (1,C,h,w), f32 host.
+Buffer channels_first(Exec& exec, Tensor picture) {
+  const Shape& from = picture.shape;
+  ArenaScope scope(exec.arena);
+  const Tensor turned = exec.empty(DType::f32, {1, from[3], from[1], from[2]});
+  ops::nhwc_to_nchw(exec, turned, to_device(exec, picture, DType::f32));
+  Buffer out(DType::f32, turned.shape);
+  memory::copy(out.tensor().data, host_device, turned.data, turned.device, turned.bytes());
+  return out;
+}
+
+void dump_pictures(Exec& exec, const EncodedPrompts& prompts,
+                   std::span<const ImageRequest> requests, Tensor noise, Tensor latents,
+                   const GenerateOptions& options) {
+  const auto* offsets = prompts.offsets.as<std::int64_t>();
+  for (std::size_t i = 0; i < requests.size(); ++i) {
+    const auto b = static_cast<std::int64_t>(i), prompt = requests[i].prompt;
+    const Buffer first = channels_first(exec, noise.rows(b, b + 1));
+    const Buffer last = channels_first(exec, latents.rows(b, b + 1));
+    PictureDump dump;
+    const Shape chw{first.tensor().shape[1], first.tensor().shape[2], first.tensor().shape[3]};
+    dump.noise = first.tensor().reshape(chw);
+    dump.latents = last.tensor().reshape(chw);
+    dump.tokens = prompts.tokens.tensor().rows(offsets[prompt], offsets[prompt + 1]);
+    if (const Tensor& pooled = prompts.pooled.tensor())
+      dump.pooled = pooled.rows(prompt, prompt + 1).reshape({pooled.shape[1]});
+    options.dump(requests[i], dump);
+  }
+}
+
 std::vector<Image> decode(Exec& exec, const Vae& vae, Tensor latents, int tile) {
-  float* values = latents.as<float>();
-  for (std::int64_t i = 0; i < latents.numel(); ++i) values[i] = vae.scaling().to_vae(values[i]);
   ArenaScope scope(exec.arena);
   const Buffer pixels = decode_in_tiles(exec, vae, to_device(exec, latents, DType::f32), tile);
   const Tensor decoded = pixels;
@@ -121,8 +149,15 @@ std::vector<Image> generate_images(Exec& exec, const UNet& unet, const Weights& 
     ArenaScope scope(exec.arena);
     const auto sampler = make_sampler(options.sampler, config, options.steps);
     const auto text = gather_text(exec, prompts, batch, weights.flat().dtype);
-    Buffer latents = initial_noise(exec, batch, model.in_channels, height, width);
-    sample_latents(exec, unet, weights, text.text, text.pooled, latents, *sampler, options.cfg);
+    const Buffer noise = initial_noise(exec, batch, model.in_channels, height, width);
+    Buffer latents(DType::f32, noise.tensor().shape);
+    std::memcpy(latents.as<float>(), noise.as<float>(), noise.tensor().bytes());
+    sample_latents(exec, unet, weights, text.text, text.pooled, latents, *sampler,
+                   options.guidance);
+    for (std::int64_t i = 0; i < latents.tensor().numel(); ++i)
+      latents.as<float>()[i] = vae.scaling().to_vae(latents.as<float>()[i]);
+    if (options.dump)
+      dump_pictures(exec, prompts, std::span(batch).first(count), noise, latents, options);
     auto decoded = decode(exec, vae, latents, options.tile);
     std::move(decoded.begin(), decoded.begin() + static_cast<std::ptrdiff_t>(count),
               std::back_inserter(images));

@@ -79,6 +79,7 @@ class Folder {
       line["sampler"] = options_.sampler;
       if (options_.tile > 0) line["tile"] = options_.tile;
       line["checkpoint"] = options_.checkpoint;
+      for (const auto& [name, value] : options_.settings) line[name] = value;
       lines += line.dump() + "\n";
     }
     write_file_atomically(dir_ + "/manifest.jsonl", lines);
@@ -102,6 +103,7 @@ class Folder {
     text.emplace_back("sampler", options_.sampler);
     if (options_.tile > 0) text.emplace_back("tile", fmt::format("{}", options_.tile));
     text.emplace_back("checkpoint", options_.checkpoint);
+    text.insert(text.end(), options_.settings.begin(), options_.settings.end());
     return text;
   }
 
@@ -154,12 +156,15 @@ std::string guidance_folder(double cfg) {
   return "cfg-" + format_cfg(cfg);
 }
 
+std::string image_folder(const ImageFolderOptions& options, double cfg) {
+  return options.cfg.size() == 1 ? options.out : options.out + "/" + guidance_folder(cfg);
+}
+
 std::int64_t fill_image_folder(Communicator& communicator, const PromptSet& set,
                                const ImageFolderOptions& options, const MakeImages& make) {
   std::int64_t made = 0;
   for (const double cfg : options.cfg) {
-    const std::string dir =
-        options.cfg.size() == 1 ? options.out : options.out + "/" + guidance_folder(cfg);
+    const std::string dir = image_folder(options, cfg);
     if (communicator.rank() == 0) make_directories(dir);
     communicator.barrier();
     const Folder folder(set, options, dir, cfg);

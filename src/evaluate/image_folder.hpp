@@ -6,6 +6,7 @@
 #include <functional>
 #include <span>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "dist/communicator.hpp"
@@ -25,6 +26,8 @@ struct ImageFolderOptions {
   int tile = 0;   // GenerateOptions::tile
   TextField field = TextField::prompt;
   std::string checkpoint;  // hash of the weights, for the manifest
+  /// Whatever else an image depends on, by name; kept in every PNG and line of the manifest.
+  std::vector<std::pair<std::string, std::string>> settings{};
   bool overwrite = false;  // images of other settings are replaced instead of refused
 };
 
@@ -34,6 +37,8 @@ using MakeImages =
 
 /// "cfg-7.0"
 std::string guidance_folder(double cfg);
+/// Where the images of this guidance go: `out`, or in a sweep its subfolder.
+std::string image_folder(const ImageFolderOptions& options, double cfg);
 
 /// Collective. Finds which images are missing or damaged, shares them out over the ranks, writes
 /// each atomically and, when all are there, `manifest.jsonl`. An image of other settings is

@@ -165,6 +165,19 @@ std::vector<bool> ConfigReader::booleans(const std::string& key, std::size_t cou
   return list;
 }
 
+std::vector<double> ConfigReader::numbers(const std::string& key, std::size_t most) const {
+  const auto& value = impl_->at(key);
+  if (value.is_null()) return {};
+  if (!value.is_array() || value.empty() || value.size() > most)
+    refuse(key, fmt::format("not a list of 1 to {} numbers", most));
+  std::vector<double> list;
+  for (const auto& entry : value) {
+    if (!entry.is_number()) refuse(key, "an entry is not a number");
+    list.push_back(entry.get<double>());
+  }
+  return list;
+}
+
 std::vector<std::string> ConfigReader::strings(const std::string& key,
                                                std::vector<std::string> otherwise,
                                                std::size_t most) const {

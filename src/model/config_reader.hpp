@@ -43,6 +43,8 @@ class ConfigReader {
                                                          std::int64_t most) const;
   /// A list of `count` truth values, or one for all of them.
   std::vector<bool> booleans(const std::string& key, std::size_t count, bool otherwise) const;
+  /// A list of at most `most` numbers; empty when the key is absent.
+  std::vector<double> numbers(const std::string& key, std::size_t most) const;
   /// A list of 1 to `most` names.
   std::vector<std::string> strings(const std::string& key, std::vector<std::string> otherwise,
                                    std::size_t most = 16) const;

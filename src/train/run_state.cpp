@@ -8,6 +8,7 @@
 
 #include "core/json.hpp"
 #include "core/log.hpp"
+#include "diffusion/sampler_config.hpp"
 #include "train/provenance.hpp"
 
 namespace strata {
@@ -58,11 +59,9 @@ std::string host_json(const RunState& state, const TrainConfig& config, Learner&
   j["text_attention"] = text.attention;
   j["pooled"] = config.data.pooled;
   j["unet"] = nlohmann::ordered_json::parse(learner.unet().config().to_json());
-  j["diffusion"] = {{"timesteps", config.diffusion.timesteps},
-                    {"beta_schedule", config.diffusion.beta_schedule},
-                    {"beta_start", config.diffusion.beta_start},
-                    {"beta_end", config.diffusion.beta_end},
-                    {"prediction", config.diffusion.prediction}};
+  SamplerConfig sampler;
+  sampler.schedule = learner.schedule();
+  j["scheduler"] = sampler.to_json();
   j["ranks"] = ranks;
   j["threads"] = learner.exec().threads();
   j["microbatch"] = learner.microbatch();

@@ -5,6 +5,7 @@
 #include <gtest/gtest.h>
 
 #include <bit>
+#include <cmath>
 #include <nlohmann/json.hpp>
 #include <numeric>
 
@@ -20,8 +21,10 @@ nlohmann::json goldens() {
 
 NoiseSchedule schedule_of(const nlohmann::json& golden) {
   ScheduleConfig c;
-  c.beta_schedule =
-      golden["beta_schedule"] == "linear" ? BetaSchedule::linear : BetaSchedule::scaled_linear;
+  for (const auto schedule :
+       {BetaSchedule::scaled_linear, BetaSchedule::linear, BetaSchedule::squaredcos_cap_v2})
+    if (golden["beta_schedule"] == name_of(schedule)) c.beta_schedule = schedule;
+  c.zero_terminal_snr = golden["zero_terminal_snr"];
   c.beta_start = golden["beta_start"];
   c.beta_end = golden["beta_end"];
   c.prediction = golden["prediction"] == "epsilon" ? Prediction::epsilon : Prediction::v_prediction;
@@ -38,21 +41,27 @@ TEST(NoiseSchedule, EqualsDiffusers) {
     for (std::size_t i = 0; i < at.size(); ++i) {
       const auto bits = [&](const char* key) { return golden[key][i].get<std::uint32_t>(); };
       const int t = at[i];
-      EXPECT_EQ(std::bit_cast<std::uint32_t>(s.betas()[t]), bits("betas")) << t;
-      EXPECT_EQ(std::bit_cast<std::uint32_t>(s.alphas_cumprod()[t]), bits("alphas_cumprod")) << t;
-      // torch computes x ** 0.5 by a vectorised pow that is off by up to one ulp; ours is a square
-      // root.
-      EXPECT_FLOAT_EQ(s.signal(t), std::bit_cast<float>(bits("signal"))) << t;
-      EXPECT_FLOAT_EQ(s.noise(t), std::bit_cast<float>(bits("noise"))) << t;
-      EXPECT_FLOAT_EQ(s.target_signal(t), std::bit_cast<float>(bits("target_signal"))) << t;
-      EXPECT_FLOAT_EQ(s.target_noise(t), std::bit_cast<float>(bits("target_noise"))) << t;
-      EXPECT_FLOAT_EQ(s.min_snr_weight(t, 5.0), golden["min_snr_5"][i].get<float>()) << t;
+      const auto value = [&](const char* key) { return std::bit_cast<float>(bits(key)); };
+      // torch's sqrt and x ** 0.5 are vectorised and off by up to one ulp; ours are exact. The
+      // rescaling to zero terminal SNR subtracts such roots, so there a few ulps of 1 count.
+      const float ulp = s.config().zero_terminal_snr ? 0x1p-20f : 0.0f;
+      EXPECT_NEAR(s.betas()[t], value("betas"), ulp * value("betas") * 1000) << t;
+      EXPECT_NEAR(s.alphas_cumprod()[t], value("alphas_cumprod"), ulp) << t;
+      const auto near = [&](float ours, float theirs) {
+        EXPECT_NEAR(ours, theirs, ulp + 0x1p-22f * std::abs(theirs)) << t;
+      };
+      near(s.signal(t), value("signal"));
+      near(s.noise(t), value("noise"));
+      near(s.target_signal(t), value("target_signal"));
+      near(s.target_noise(t), value("target_noise"));
+      near(s.min_snr_weight(t, 5.0), golden["min_snr_5"][i].get<float>());
     }
     const auto all = s.alphas_cumprod();
     // Every one of the 1000 products is pinned by their sum; the sum's own rounding is < 1000 *
     // 2^-53.
     EXPECT_NEAR(std::accumulate(all.begin(), all.end(), 0.0),
-                golden["all_alphas_cumprod_sum"].get<double>(), 1e-9);
+                golden["all_alphas_cumprod_sum"].get<double>(),
+                s.config().zero_terminal_snr ? 1000 * 0x1p-23 : 1e-9);
   }
 }
 

@@ -56,8 +56,7 @@ TEST_F(Export, DiffusersFolderKeepsEveryWeight) {
   const Buffer bias = file.read_f32("encoder_hid_proj.bias");
   ASSERT_EQ(bias.tensor().numel(), denoiser_.config.cross_attention_dim);
   for (std::int64_t i = 0; i < bias.tensor().numel(); ++i) EXPECT_EQ(bias.as<float>()[i], 0);
-  const auto sampler = SamplerConfig::from_json_file(dir_ + "/f32", SamplerKind::ddim);
-  EXPECT_EQ(sampler.to_json(), denoiser_.sampler.to_json());
+  EXPECT_EQ(read_scheduler_file(dir_ + "/f32"), denoiser_.scheduler);
 }
 
 // Half of a last place: 2^-8 of the value for bf16 (8 significant bits), 2^-11 for f16 (11 bits,
@@ -75,7 +74,7 @@ TEST_F(Export, CheckpointRoundTrip) {
   const Denoiser again = load_denoiser(checkpoint, DType::f32, WeightKind::automatic);
   EXPECT_EQ(difference(again.flat, 1e-30), 0);
   EXPECT_EQ(again.config.to_json(), denoiser_.config.to_json());
-  EXPECT_EQ(again.sampler.to_json(), denoiser_.sampler.to_json());
+  EXPECT_EQ(again.scheduler, denoiser_.scheduler);
   ASSERT_TRUE(again.text);
   EXPECT_EQ(again.text->strategy, "layer:2");
   EXPECT_EQ(again.text->attention, "causal");

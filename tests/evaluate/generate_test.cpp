@@ -42,7 +42,7 @@ class Generate : public ::testing::Test {
     ops::cast(exec_, weights, flat_);
     exec_.weights_changed();
     return generate_images(exec_, unet_, {unet_.parameters(), weights}, SamplerConfig(), vae_,
-                           prompts_, requests, {.cfg = 7, .steps = 2, .batch = 4, .tile = tile});
+                           prompts_, requests, {.steps = 2, .batch = 4, .tile = tile});
   }
 
   Exec exec_;
@@ -96,7 +96,7 @@ TEST_F(Generate, AnEmptyPromptIsTheUnconditionalOne) {
     ops::normals(exec_, latents, {3}, &at);
     const auto sampler = make_sampler(SamplerKind::ddim, SamplerConfig(), 3);
     const Buffer pooled = Buffer::zeros(DType::f32, {1, unet_.config().pooled_dim});
-    sample_latents(exec_, unet_, weights, text, pooled, latents, *sampler, cfg);
+    sample_latents(exec_, unet_, weights, text, pooled, latents, *sampler, {cfg});
     return latents;
   };
   const Buffer plain = sample(1.0f), guided = sample(9.0f);

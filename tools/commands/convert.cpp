@@ -36,14 +36,16 @@ int convert(const Arguments& arguments, Communicator& world) {
       "checkpoint or run folder; or a diffusers U-Net or pipeline folder")(
       "out", po::value<std::string>(), "folder to make")(
       "weights", po::value<std::string>()->default_value("auto"), "auto | master | ema")(
-      "dtype", po::value<std::string>()->default_value("f32"), "f32 | bf16 | f16, to diffusers")(
-      "vae", po::value<std::string>(), "VAE folder to copy into the pipeline")(
+      "dtype", po::value<std::string>(),
+      "f32 | bf16 | f16, to diffusers (default: as in the folder that the weights came from, else "
+      "f32)")("vae", po::value<std::string>(), "VAE folder to copy into the pipeline")(
       "encoder", po::value<std::string>(), "text encoder and tokenizer folder to copy into it");
   if (!options.parse(arguments)) return 0;
   const std::string& to = options.text("to");
   const std::string &from = options.text("from"), &out = options.text("out");
   if (to == "diffusers") {
-    PipelineExport pipeline{.out = out, .dtype = parse_dtype(options.text("dtype"))};
+    PipelineExport pipeline{.out = out};
+    if (options.has("dtype")) pipeline.dtype = parse_dtype(options.text("dtype"));
     if (options.has("vae")) pipeline.vae = options.text("vae");
     if (options.has("encoder")) pipeline.encoder = options.text("encoder");
     const auto denoiser = load_denoiser(from, DType::f32, weight_kind(options.text("weights")));

@@ -48,8 +48,9 @@ int eval_scheduler(const Arguments& arguments) {
   add_eval_options(options, "folder with scheduler_config.json, or the pipeline with scheduler/",
                    "safetensors: sample (...) and model_output (steps, ...)",
                    "safetensors to write: timesteps, trajectory");
-  options.add()("sampler", po::value<std::string>()->default_value("ddim"), "ddim")(
-      "steps", po::value<int>()->default_value(50), "number of steps");
+  options.add()("sampler", po::value<std::string>()->default_value("ddim"),
+                "ddim | euler | dpmpp_2m")("steps", po::value<int>()->default_value(50),
+                                           "number of steps");
   if (!options.parse(arguments)) return 0;
   if (eval_precision(options) != DType::f32)
     fail(Exit::usage, "--precision {}: a sampler computes in fp32", options.text("precision"));

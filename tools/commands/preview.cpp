@@ -48,7 +48,7 @@ Preview preview_images(const TrainConfig& config, Communicator& communicator) {
   EncodedPrompts encoded = encode(config, prompts);
   const auto latents = CacheManifest::load(config.data.latents);
   GenerateOptions options;
-  options.cfg = static_cast<float>(config.samples.guidance);
+  options.guidance.scale = static_cast<float>(config.samples.guidance);
   options.steps = static_cast<int>(config.samples.steps);
   options.latent_height = static_cast<int>(latents.shape.at(1));
   options.latent_width = static_cast<int>(latents.shape.at(2));

@@ -4,6 +4,7 @@
 #include "commands/options.hpp"
 #include "core/file.hpp"
 #include "core/log.hpp"
+#include "core/safetensors.hpp"
 #include "evaluate/denoiser.hpp"
 #include "evaluate/encode_prompts.hpp"
 #include "evaluate/image_folder.hpp"
@@ -26,8 +27,10 @@ void add_options(Options& options) {
       "out", po::value<std::string>(), "images folder")(
       "cfg", po::value<std::string>()->default_value("7.0"),
       "guidance scale; several, comma separated, make subfolders cfg-7.0, ...")(
+      "guidance-rescale", po::value<float>()->default_value(0),
+      "0..1: how far a guided prediction gets the conditional one's standard deviation back")(
       "steps", po::value<int>()->default_value(50), "denoising steps")(
-      "sampler", po::value<std::string>()->default_value("ddim"), "ddim")(
+      "sampler", po::value<std::string>()->default_value("ddim"), "ddim | euler | dpmpp_2m")(
       "seed", po::value<std::uint64_t>()->default_value(0), "prompt r has seed + r")(
       "images-per-prompt", po::value<int>()->default_value(1), "images of each prompt")(
       "batch", po::value<int>()->default_value(8), "images at once on a rank")(
@@ -39,10 +42,12 @@ void add_options(Options& options) {
       "strategy", po::value<std::string>(), "text strategy (default: the checkpoint's, else last)")(
       "attention", po::value<std::string>(), "auto | causal | bidirectional")(
       "max-tokens", po::value<std::int64_t>(), "tokens of a caption (default: the checkpoint's)")(
-      "pooled", toggle(), "also the pooled vector (default: the checkpoint's)")(
+      "pooled", toggle(), "also the pooled vector (default: where the U-Net takes one)")(
       "weights", po::value<std::string>()->default_value("auto"), "auto | master | ema")(
       "precision", po::value<std::string>()->default_value("fp32"), "fp32 | bf16")(
-      "overwrite", toggle(), "replace images of other settings");
+      "dump", toggle(),
+      "also OUT/dump/<image>.safetensors: noise (C,h,w), tokens (t,D), pooled (P), latents "
+      "(C,h,w)")("overwrite", toggle(), "replace images of other settings");
 }
 
 std::vector<double> parse_cfg(const std::string& list) {
@@ -91,7 +96,10 @@ ImageFolderOptions folder_options(const Options& options) {
 }
 
 TextSettings text_settings(const Options& options, const Denoiser& denoiser) {
-  TextSettings text = denoiser.text.value_or(TextSettings{});
+  // A diffusers folder does not say how its captions were encoded, only whether it wants a pooled
+  // vector.
+  TextSettings text =
+      denoiser.text.value_or(TextSettings{.pooled = denoiser.config.pooled_dim > 0});
   if (options.has("strategy")) text.strategy = options.text("strategy");
   if (options.has("attention")) text.attention = options.text("attention");
   if (options.has("max-tokens")) text.max_tokens = options.get<std::int64_t>("max-tokens");
@@ -103,6 +111,107 @@ TextSettings text_settings(const Options& options, const Denoiser& denoiser) {
          pooled_dim > 0 ? "a pooled vector" : "no pooled vector");
   return text;
 }
+
+/// What an image depends on besides prompt, seed, guidance scale, steps, sampler and weights.
+std::vector<std::pair<std::string, std::string>> settings_of(const Options& options,
+                                                             const Denoiser& denoiser,
+                                                             const TextSettings& text,
+                                                             const Vae& vae, float rescale) {
+  return {{"guidance_rescale", fmt::format("{}", rescale)},
+          {"weights", denoiser.kind == WeightKind::ema ? "ema" : "master"},
+          {"scheduler", sha256_hex(denoiser.scheduler)},
+          {"precision", options.text("precision")},
+          {"size", fmt::format("{}", options.get<int>("size"))},
+          {"strategy", text.strategy},
+          {"attention", text.attention},
+          {"max_tokens", fmt::format("{}", text.max_tokens)},
+          {"vae", vae.weights_sha256()}};
+}
+
+/// The parts that make images, loaded once.
+class ImageMaker {
+ public:
+  ImageMaker(const Options& options, const Denoiser& denoiser, const TextSettings& text,
+             const Vae& vae, const PromptSet& prompts, const ImageFolderOptions& folder)
+      : denoiser_(denoiser),
+        text_(text),
+        vae_(vae),
+        prompts_(prompts),
+        folder_(folder),
+        encoder_(TextEncoder::load(exec_, folder_of(options, "encoder"))),
+        unet_(denoiser.config),
+        weights_(unet_.parameters(), denoiser.flat) {
+    generate_.steps = folder.steps;
+    generate_.sampler = sampler_kind(folder.sampler);
+    generate_.batch = folder.batch;
+    generate_.guidance.rescale = guidance_rescale(options);
+    const int size = options.get<int>("size"), factor = vae.downsample_factor();
+    if (size < 0 || size % factor != 0)
+      fail(Exit::usage, "--size {}: not a multiple of the VAE's {}", size, factor);
+    check_tile(vae, folder.tile);
+    generate_.tile = folder.tile;
+    generate_.latent_height = generate_.latent_width = size / factor;
+    sampler_ = denoiser.sampler(generate_.sampler);
+    make_sampler(generate_.sampler, sampler_, folder.steps);
+    dumps_ = options.flag("dump");
+  }
+
+  /// The model's own folder, unless another one is given for this part.
+  static const std::string& folder_of(const Options& options, const char* part) {
+    if (options.has(part)) return options.text(part);
+    return options.text(options.has("unet") ? "unet" : "checkpoint");
+  }
+  static float guidance_rescale(const Options& options) {
+    const auto rescale = options.get<float>("guidance-rescale");
+    if (!(rescale >= 0 && rescale <= 1)) fail(Exit::usage, "--guidance-rescale {}", rescale);
+    return rescale;
+  }
+
+  std::vector<Image> operator()(std::span<const ImageRequest> requests, double cfg) {
+    std::vector<std::string> texts;
+    std::vector<ImageRequest> own(requests.begin(), requests.end());
+    for (auto& request : own) {
+      texts.push_back(text_of(prompts_.prompts[request.prompt], folder_.field));
+      request.prompt = static_cast<std::int64_t>(texts.size()) - 1;
+    }
+    generate_.guidance.scale = static_cast<float>(cfg);
+    if (dumps_)
+      generate_.dump = [&](const ImageRequest& request, const PictureDump& dump) {
+        // The rows of a call are its own prompts: find the picture's name by its row.
+        write_dump(requests[static_cast<std::size_t>(request.prompt)], cfg, dump);
+      };
+    return generate_images(exec_, unet_, weights_, sampler_, vae_,
+                           encode_prompts(exec_, encoder_, texts, text_, denoiser_.config), own,
+                           generate_);
+  }
+
+ private:
+  void write_dump(const ImageRequest& request, double cfg, const PictureDump& dump) const {
+    const std::string dir = image_folder(folder_, cfg) + "/dump";
+    make_directories(dir);
+    SafetensorsWriter writer;
+    writer.add("noise", dump.noise);
+    writer.add("tokens", dump.tokens);
+    if (dump.pooled) writer.add("pooled", dump.pooled);
+    writer.add("latents", dump.latents);
+    const std::string& id = prompts_.prompts[request.prompt].id;
+    const std::string name = image_file_name(id, request.variation);
+    writer.write(dir + "/" + name.substr(0, name.rfind('.')) + ".safetensors");
+  }
+
+  const Denoiser& denoiser_;
+  const TextSettings& text_;
+  const Vae& vae_;
+  const PromptSet& prompts_;
+  const ImageFolderOptions& folder_;
+  Exec exec_;
+  TextEncoder encoder_;
+  UNet unet_;
+  Weights weights_;
+  SamplerConfig sampler_;
+  GenerateOptions generate_;
+  bool dumps_ = false;
+};
 
 }  // namespace
 
@@ -117,47 +226,23 @@ int sample(const Arguments& arguments, Communicator& world) {
   if (!options.parse(arguments)) return 0;
   if (options.has("checkpoint") == options.has("unet"))
     fail(Exit::usage, "sample: one of --checkpoint and --unet is needed");
-  const std::string& model = options.text(options.has("unet") ? "unet" : "checkpoint");
   const DType dtype =
       choice(options, "precision", {"fp32", "bf16"}) == "fp32" ? DType::f32 : DType::bf16;
   ImageFolderOptions folder = folder_options(options);
   const WeightKind kind = weight_kind(options.text("weights"));
+  const float rescale = ImageMaker::guidance_rescale(options);
   const PromptSet prompts = read_prompts(options.text("prompts"));
   for (const Prompt& prompt : prompts.prompts) text_of(prompt, folder.field);
 
-  const Denoiser denoiser = load_denoiser(model, dtype, kind);
-  make_sampler(sampler_kind(folder.sampler), denoiser.sampler, folder.steps);
+  const Denoiser denoiser =
+      load_denoiser(options.text(options.has("unet") ? "unet" : "checkpoint"), dtype, kind);
   const TextSettings text = text_settings(options, denoiser);
+  const Vae vae = Vae::load(ImageMaker::folder_of(options, "vae"));
   folder.checkpoint = denoiser.hash;
-  Exec exec;
-  const Vae vae = Vae::load(options.has("vae") ? options.text("vae") : model);
-  const auto encoder =
-      TextEncoder::load(exec, options.has("encoder") ? options.text("encoder") : model);
-  const UNet unet(denoiser.config);
-  const Weights weights(unet.parameters(), denoiser.flat);
+  folder.settings = settings_of(options, denoiser, text, vae, rescale);
+  ImageMaker maker(options, denoiser, text, vae, prompts, folder);
 
-  GenerateOptions generate{
-      .steps = folder.steps, .sampler = sampler_kind(folder.sampler), .batch = folder.batch};
-  const int size = options.get<int>("size"), factor = vae.downsample_factor();
-  if (size < 0 || size % factor != 0)
-    fail(Exit::usage, "--size {}: not a multiple of the VAE's {}", size, factor);
-  check_tile(vae, folder.tile);
-  generate.tile = folder.tile;
-  generate.latent_height = generate.latent_width = size / factor;
-
-  const std::int64_t made = fill_image_folder(
-      world, prompts, folder, [&](std::span<const ImageRequest> requests, double cfg) {
-        std::vector<std::string> texts;
-        std::vector<ImageRequest> own(requests.begin(), requests.end());
-        for (auto& request : own) {
-          texts.push_back(text_of(prompts.prompts[request.prompt], folder.field));
-          request.prompt = static_cast<std::int64_t>(texts.size()) - 1;
-        }
-        generate.cfg = static_cast<float>(cfg);
-        return generate_images(exec, unet, weights, denoiser.sampler, vae,
-                               encode_prompts(exec, encoder, texts, text, denoiser.config), own,
-                               generate);
-      });
+  const std::int64_t made = fill_image_folder(world, prompts, folder, std::ref(maker));
   log::info("{} of {} images made in {}", made,
             prompts.prompts.size() * folder.images_per_prompt * folder.cfg.size(), folder.out);
   return 0;
