@@ -2,6 +2,7 @@
 
 #include <fmt/ranges.h>
 
+#include <algorithm>
 #include <array>
 #include <cmath>
 #include <limits>
@@ -74,12 +75,14 @@ void describe_model(Table t, ModelConfig& c) {
 
 void describe_diffusion(Table t, DiffusionConfig& c) {
   t.integer("timesteps", c.timesteps, 1, 1e6, Effect::run, "training timesteps, drawn uniformly");
-  t.choice("beta_schedule", c.beta_schedule, {"scaled_linear", "linear"}, Effect::run,
-           "scaled_linear = linear in the square root");
+  t.choice("beta_schedule", c.beta_schedule, {"scaled_linear", "linear", "squaredcos_cap_v2"},
+           Effect::run, "scaled_linear = linear in the square root; squaredcos_cap_v2 = cosine");
   t.number("beta_start", c.beta_start, smallest, below_one, Effect::run, "first beta");
   t.number("beta_end", c.beta_end, smallest, below_one, Effect::run, "last beta");
   t.choice("prediction", c.prediction, {"epsilon", "v_prediction"}, Effect::run,
            "what the U-Net predicts");
+  t.other("zero_terminal_snr", &c.zero_terminal_snr, Effect::run,
+          "rescale the betas so that the last timestep has no signal; needs v_prediction");
   t.number("min_snr_gamma", c.min_snr_gamma, 0, 1e6, Effect::run,
            "min-SNR weighting of the loss (5 is usual); 0 = off");
 }
@@ -105,6 +108,10 @@ void describe_optimizer(Table t, OptimizationConfig& c) {
            "share of samples trained without their caption, for classifier-free guidance");
   t.number("ema_decay", c.ema_decay, 0, below_one, Effect::run,
            "moving average of the weights, used by previews and export; 0 = off");
+  t.integer("ema_start", c.ema_start, 0, 1e12, Effect::run,
+            "updates before the average begins; until then it is the weights");
+  t.other("ema_warmup", &c.ema_warmup, Effect::run,
+          "the average's decay grows as (1 + n) / (10 + n) until it reaches ema_decay");
 }
 
 void describe_machine(Table t, OptimizationConfig& c) {
@@ -194,6 +201,14 @@ void validate(const TrainConfig& config, int ranks) {
   if (config.diffusion.beta_start > config.diffusion.beta_end)
     fail(Exit::usage, "diffusion.beta_start: {} is above diffusion.beta_end {}",
          config.diffusion.beta_start, config.diffusion.beta_end);
+  if (config.diffusion.zero_terminal_snr && config.diffusion.timesteps < 2)
+    fail(Exit::usage, "diffusion.zero_terminal_snr: needs two timesteps");
+  if (config.diffusion.zero_terminal_snr && config.diffusion.prediction == "epsilon")
+    fail(Exit::usage,
+         "diffusion.zero_terminal_snr: needs diffusion.prediction v_prediction: without signal "
+         "epsilon says nothing about the picture");
+  if ((t.ema_start > 0 || t.ema_warmup) && t.ema_decay == 0)
+    fail(Exit::usage, "train.{}: train.ema_decay is 0", t.ema_warmup ? "ema_warmup" : "ema_start");
   if (t.betas.size() != 2)
     fail(Exit::usage, "train.betas: two numbers expected, there are {}", t.betas.size());
   if (t.batch % t.microbatch != 0 && t.batch > t.microbatch)
@@ -216,6 +231,13 @@ double learning_rate(const OptimizationConfig& c, std::int64_t step) {
   const double done = std::min(1.0, static_cast<double>(step - c.warmup) / rest);
   if (c.schedule == "linear") return c.lr * (1 - done);
   return c.lr * 0.5 * (1 + std::cos(std::numbers::pi * done));
+}
+
+double ema_decay(const OptimizationConfig& c, std::int64_t update) {
+  const std::int64_t n = update - c.ema_start - 1;
+  if (n < 0 || (c.ema_warmup && n == 0)) return 0;
+  if (!c.ema_warmup) return c.ema_decay;
+  return std::min(c.ema_decay, static_cast<double>(1 + n) / static_cast<double>(10 + n));
 }
 
 }  // namespace strata

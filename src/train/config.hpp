@@ -32,6 +32,7 @@ struct DiffusionConfig {
   double beta_start = 0.00085;
   double beta_end = 0.012;
   std::string prediction = "epsilon";
+  bool zero_terminal_snr = false;
   double min_snr_gamma = 0;
 };
 
@@ -49,6 +50,8 @@ struct OptimizationConfig {
   std::int64_t seed = 17;
   double caption_drop = 0.1;
   double ema_decay = 0;
+  std::int64_t ema_start = 0;
+  bool ema_warmup = false;
   std::string precision = "bf16";
   std::string reduce = "fp32";
   std::string reduction = "fast";
@@ -143,5 +146,9 @@ std::vector<std::string> config_differences(const TrainConfig& a, const TrainCon
 /// Learning rate of update `step` (1 = the first): linear warm-up, then constant, cosine or linear
 /// to 0.
 double learning_rate(const OptimizationConfig& config, std::int64_t step);
+/// Decay of the moving average at update `update` (1 = the first): 0, so that it is the weights,
+/// until ema_start; then ema_decay. With ema_warmup the n-th update after ema_start + 1 has at most
+/// (1 + n) / (10 + n), and that one itself 0, as diffusers' EMAModel has it.
+double ema_decay(const OptimizationConfig& config, std::int64_t update);
 
 }  // namespace strata

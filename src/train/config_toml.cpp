@@ -24,7 +24,7 @@ constexpr std::uint64_t max_toml_bytes = 1 << 20;
 constexpr int max_dots_in_line = 256;  // a dotted key nests once a dot, and the parser recurses
 
 /// What users of diffusers' and kohya's training scripts look for.
-constexpr std::array<std::pair<std::string_view, std::string_view>, 21> known_elsewhere{{
+constexpr std::array<std::pair<std::string_view, std::string_view>, 23> known_elsewhere{{
     {"output_dir", "output.dir"},
     {"pretrained_model_name_or_path", "model.init"},
     {"max_train_steps", "train.steps"},
@@ -45,6 +45,8 @@ constexpr std::array<std::pair<std::string_view, std::string_view>, 21> known_el
     {"proportion_empty_prompts", "train.caption_drop"},
     {"snr_gamma", "diffusion.min_snr_gamma"},
     {"prediction_type", "diffusion.prediction"},
+    {"rescale_betas_zero_snr", "diffusion.zero_terminal_snr"},
+    {"use_ema", "train.ema_decay"},
     {"validation_prompts", "samples.prompts"},
 }};
 

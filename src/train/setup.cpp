@@ -68,10 +68,12 @@ UNetConfig resolve_unet(const TrainConfig& config, const CacheSet& caches) {
 NoiseSchedule schedule_of(const DiffusionConfig& config) {
   ScheduleConfig c;
   c.timesteps = static_cast<int>(config.timesteps);
-  c.beta_schedule =
-      config.beta_schedule == "linear" ? BetaSchedule::linear : BetaSchedule::scaled_linear;
+  for (const auto schedule :
+       {BetaSchedule::scaled_linear, BetaSchedule::linear, BetaSchedule::squaredcos_cap_v2})
+    if (config.beta_schedule == name_of(schedule)) c.beta_schedule = schedule;
   c.beta_start = config.beta_start;
   c.beta_end = config.beta_end;
+  c.zero_terminal_snr = config.zero_terminal_snr;
   c.prediction = config.prediction == "epsilon" ? Prediction::epsilon : Prediction::v_prediction;
   return NoiseSchedule(c);
 }

@@ -100,7 +100,7 @@ StepOutcome Learner::step(bool stop, StepDump* dump) {
   update.adamw.eps = c.eps;
   update.adamw.weight_decay = c.weight_decay;
   update.adamw.step = updates_ + 1;
-  update.ema_decay = static_cast<float>(c.ema_decay);
+  update.ema_decay = static_cast<float>(ema_decay(c, updates_ + 1));
   update.clip_norm = static_cast<float>(c.clip);
   const StepStats stats = zero_.update(update);
   if (stats.applied) ++updates_;

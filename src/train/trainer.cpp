@@ -209,6 +209,7 @@ void Run::write_dump(const StepDump& dump, const StepOutcome& outcome) const {
               {"beta_schedule", config_.diffusion.beta_schedule},
               {"beta_start", fmt::format("{}", config_.diffusion.beta_start)},
               {"beta_end", fmt::format("{}", config_.diffusion.beta_end)},
+              {"zero_terminal_snr", fmt::format("{}", config_.diffusion.zero_terminal_snr)},
               {"prediction", config_.diffusion.prediction},
               {"min_snr_gamma", fmt::format("{}", config_.diffusion.min_snr_gamma)},
               {"precision", c.precision}});

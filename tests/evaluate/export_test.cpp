@@ -1,6 +1,7 @@
 #include <gtest/gtest.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cmath>
 #include <filesystem>
 
@@ -81,6 +82,49 @@ TEST_F(Export, CheckpointRoundTrip) {
   EXPECT_EQ(again.text->max_tokens, 40);
   EXPECT_TRUE(again.text->pooled);
   EXPECT_THROW(load_denoiser(checkpoint, DType::f32, WeightKind::ema), Error);
+}
+
+// Order, types, metadata and config.json of a folder made elsewhere outlive a checkpoint, with and
+// without the bias of the projection.
+TEST_F(Export, AFolderFromElsewhereComesBackByteForByte) {
+  const auto alone = local_communicator();
+  for (const DType dtype : {DType::f32, DType::f16, DType::bf16})
+    for (const bool with_bias : {true, false}) {
+      const std::string name = dir_ + "/" + std::string(name_of(dtype)) + (with_bias ? "-b" : "");
+      const UNet unet(denoiser_.config);
+      auto layout = default_layout(denoiser_.config, unet.parameters(), dtype);
+      layout.config.insert(1, "\n  \"a key of another version\": [1, 2],");
+      layout.metadata = {{"format", "pt"}, {"author", "\"someone\""}};
+      std::reverse(layout.tensors.begin(), layout.tensors.end());
+      if (!with_bias)
+        std::erase_if(layout.tensors, [](const auto& t) { return t.first.ends_with("proj.bias"); });
+      layout.tensors.front().second = DType::f32;
+      write_unet_folder(name + "/source/unet", unet.parameters(), denoiser_.flat, layout);
+      write_file_atomically(name + "/source/unet/config.json", layout.config);
+      make_directories(name + "/source/scheduler");
+      write_file_atomically(name + "/source/scheduler/scheduler_config.json",
+                            R"({"_class_name": "EulerDiscreteScheduler", "note": -Infinity})");
+
+      const auto loaded = load_denoiser(name + "/source", DType::f32, WeightKind::automatic);
+      const auto checkpoint = export_checkpoint(*alone, loaded, name + "/checkpoints");
+      const auto again = load_denoiser(checkpoint, DType::f32, WeightKind::automatic);
+      export_pipeline(again, {.out = name + "/back"});
+      for (const char* file : {"unet/diffusion_pytorch_model.safetensors", "unet/config.json",
+                               "scheduler/scheduler_config.json"})
+        EXPECT_EQ(read_file(name + "/source/" + file), read_file(name + "/back/" + file))
+            << name << " " << file;
+    }
+}
+
+TEST_F(Export, ADamagedLayoutIsRefused) {
+  for (const char* json : {"{}", "[]", R"({"config": 1, "metadata": {}, "tensors": []})",
+                           R"({"config": "", "metadata": {}, "tensors": [["a", "I64"]]})",
+                           R"({"config": "", "metadata": {}, "tensors": ["a"]})"})
+    EXPECT_THROW(UNetFileLayout::from_json(json, "here"), Error) << json;
+  const UNet unet(denoiser_.config);
+  auto layout = default_layout(denoiser_.config, unet.parameters(), DType::f32);
+  layout.tensors.pop_back();
+  EXPECT_THROW(write_unet_folder(dir_ + "/u", unet.parameters(), denoiser_.flat, layout), Error);
 }
 
 TEST_F(Export, NothingIsOverwritten) {

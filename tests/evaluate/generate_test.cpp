@@ -37,12 +37,14 @@ class Generate : public ::testing::Test {
   }
 
   std::vector<Image> make(std::vector<ImageRequest> requests, DType dtype = DType::f32,
-                          int tile = 0) {
+                          int tile = 0, int batch = 4,
+                          SamplerKind kind = SamplerKind::ddim) {
     Buffer weights(dtype, {unet_.parameters().numel()});
     ops::cast(exec_, weights, flat_);
     exec_.weights_changed();
     return generate_images(exec_, unet_, {unet_.parameters(), weights}, SamplerConfig(), vae_,
-                           prompts_, requests, {.steps = 2, .batch = 4, .tile = tile});
+                           prompts_, requests,
+                           {.steps = 2, .sampler = kind, .batch = batch, .tile = tile});
   }
 
   Exec exec_;
@@ -67,6 +69,21 @@ TEST_F(Generate, APictureDoesNotDependOnItsNeighbours) {
     for (std::size_t i = 0; i < all.size(); ++i)
       EXPECT_EQ(backwards[i].rgb, together[all.size() - 1 - i].rgb) << name_of(dtype) << " " << i;
   }
+}
+
+TEST_F(Generate, APictureDoesNotDependOnTheBatchSize) {
+  std::vector<ImageRequest> all;
+  for (std::int64_t i = 0; i < prompts_.count(); ++i)
+    all.push_back({i, 40 + static_cast<std::uint64_t>(i), 0});
+  for (const SamplerKind kind : {SamplerKind::ddim, SamplerKind::euler, SamplerKind::dpmpp_2m})
+    for (const DType dtype : {DType::f32, DType::bf16}) {
+      const auto wanted = make(all, dtype, 0, 4, kind);
+      for (const int batch : {1, 5}) {
+        const auto images = make(all, dtype, 0, batch, kind);
+        for (std::size_t i = 0; i < all.size(); ++i)
+          EXPECT_EQ(images[i].rgb, wanted[i].rgb) << name_of(kind) << " " << batch << " " << i;
+      }
+    }
 }
 
 TEST_F(Generate, SeedVariationAndTextMatter) {

@@ -75,6 +75,8 @@ TEST(Config, MistakesSayWhereAndWhat) {
       {"[train]\nlr = -1e-4\n", {}, "train.lr: -0.0001 is negative"},
       {"[train]\nsteps = -1\n", {}, "train.steps: -1 is negative"},
       {"[train]\nbatch = 0\n", {}, "train.batch: 0 is outside 1 .. 16777216"},
+      {"[diffusion]\nzero_terminal_snr = 1\n", {}, "diffusion.zero_terminal_snr: expected"},
+      {"[train]\nema_start = -1\n", {}, "train.ema_start: -1 is negative"},
       {"[train]\nema_decay = 1\n", {}, "train.ema_decay: 1 is outside"},
       {"[train]\nbetas = [0.9, 1.0]\n", {}, "train.betas: 1 is outside"},
       {"[train]\ncaption_drop = 1.5\n", {}, "train.caption_drop: 1.5 is outside 0 .. 1"},
@@ -244,6 +246,20 @@ TEST(NearestName, CountsEdits) {
   EXPECT_EQ(nearest_name("train.step", names), "train.steps");
   EXPECT_EQ(nearest_name("train.sed", names), "train.seed");
   EXPECT_EQ(nearest_name("xyz", names), "");
+}
+
+// Values of diffusers 0.42: EMAModel(update_after_step=2, decay=0.6).get_decay(update).
+TEST(TrainConfig, EmaStartsAndWarmsUp) {
+  OptimizationConfig c;
+  c.ema_decay = 0.6;
+  EXPECT_EQ(ema_decay(c, 1), 0.6);
+  c.ema_start = 2;
+  EXPECT_EQ(ema_decay(c, 2), 0);
+  EXPECT_EQ(ema_decay(c, 3), 0.6);
+  c.ema_warmup = true;
+  const double wanted[] = {0, 0, 0, 2.0 / 11, 3.0 / 12, 4.0 / 13};
+  for (int i = 0; i < 6; ++i) EXPECT_DOUBLE_EQ(ema_decay(c, i + 1), wanted[i]) << i;
+  EXPECT_EQ(ema_decay(c, 100), 0.6);
 }
 
 }  // namespace

@@ -212,6 +212,36 @@ TEST_F(Training, AStopIsSavedAndContinuedBitwise) {
       EXPECT_EQ(a[step][key], b[step][key]) << key << " of step " << step;
 }
 
+TEST_F(Training, AnInterruptedAverageIsTheUninterruptedOne) {
+  const std::vector<std::string> options{"train.ema_decay=0.8",
+                                         "train.ema_warmup=true",
+                                         "train.ema_start=3",
+                                         "diffusion.prediction=v_prediction",
+                                         "diffusion.zero_terminal_snr=true",
+                                         "diffusion.min_snr_gamma=5"};
+  const auto with = [&](const std::string& run, const std::string& steps) {
+    auto all = options;
+    all.push_back("train.steps=" + steps);
+    return config(run, all);
+  };
+  run_training(with("whole", "12"), {}, world());
+  run_training(with("parts", "5"), {}, world());
+  run_training(with("parts", "12"), {}, world());
+  if (world().rank() != 0) return;
+  UNetConfig unet_config = tiny_unet();
+  unet_config.encoder_hid_dim = tiny_text_dim;
+  const UNet unet(unet_config);
+  const auto read = [&](const std::string& run, const char* kind) {
+    Buffer flat(DType::f32, {unet.parameters().numel()});
+    CheckpointReader::open(dir_ + "/" + run).read_flat(unet.parameters(), kind, flat);
+    return std::vector<float>(flat.as<float>(), flat.as<float>() + flat.tensor().numel());
+  };
+  const auto ema = read("whole", "ema"), master = read("whole", "master");
+  EXPECT_EQ(read("parts", "ema"), ema);
+  EXPECT_EQ(read("parts", "master"), master);
+  EXPECT_NE(ema, master);
+}
+
 TEST_F(Training, ContinuesOnAnotherNumberOfRanks) {
   const auto whole = config("whole"), halves = config("halves", {"train.steps=10"});
   run_training(whole, {}, world());

@@ -118,6 +118,7 @@ class Replay:
             beta_end=float(meta["beta_end"]),
             beta_schedule=meta["beta_schedule"],
             prediction_type=meta["prediction"],
+            rescale_betas_zero_snr=meta["zero_terminal_snr"] == "true",
         )
         problems = []
         t = dump["timesteps"]
