@@ -191,6 +191,10 @@ std::string read_scheduler_file(const std::string& path) {
   return read_file(config_file(path), max_bytes);
 }
 
+std::string scheduler_class(const std::string& text, const std::string& path) {
+  return ConfigReader(with_finite_numbers(text), path).text("_class_name", "DDIMScheduler");
+}
+
 SamplerConfig SamplerConfig::from_json_file(const std::string& path, SamplerKind kind) {
   return from_json(read_scheduler_file(path), config_file(path), kind);
 }

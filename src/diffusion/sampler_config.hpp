@@ -61,5 +61,8 @@ struct SamplerConfig {
 
 /// The text of a scheduler_config.json, found as `from_json_file` finds it.
 std::string read_scheduler_file(const std::string& path);
+/// The diffusers class that a scheduler_config.json names, DDIMScheduler where it names none.
+/// Error(65) naming `path`.
+std::string scheduler_class(const std::string& text, const std::string& path);
 
 }  // namespace strata

@@ -35,11 +35,6 @@ void copy_model(const std::string& from, const std::string& to, const std::strin
   }
 }
 
-std::string class_of(const nlohmann::json& config, const std::string& otherwise) {
-  const auto name = config.find("_class_name");
-  return name != config.end() && name->is_string() ? name->get<std::string>() : otherwise;
-}
-
 // A copied encoder by the names of transformers' classes, which diffusers imports.
 void name_encoder(const std::string& dir, nlohmann::ordered_json& index) {
   const auto config = read_json_file(dir + "/text_encoder/config.json");
@@ -56,11 +51,11 @@ void name_encoder(const std::string& dir, nlohmann::ordered_json& index) {
 
 // What lies in `dir`, as StableDiffusionPipeline looks for it.
 std::string model_index(const std::string& dir, const PipelineExport& options) {
-  const auto scheduler = parse_json(read_scheduler_file(dir), dir);
+  const std::string scheduler = scheduler_class(read_scheduler_file(dir), dir + "/scheduler");
   nlohmann::ordered_json index{{"_class_name", "StableDiffusionPipeline"},
                                {"_diffusers_version", "0.30.0"},
                                {"unet", {"diffusers", "UNet2DConditionModel"}},
-                               {"scheduler", {"diffusers", class_of(scheduler, "DDIMScheduler")}}};
+                               {"scheduler", {"diffusers", scheduler}}};
   index["safety_checker"] = {nullptr, nullptr};
   index["feature_extractor"] = {nullptr, nullptr};
   index["requires_safety_checker"] = false;
