@@ -12,7 +12,8 @@ struct Backend {
 
   virtual void linear(Exec&, Tensor y, Tensor x, Tensor w, Tensor b) = 0;
   virtual Buffer pack(Exec&, Tensor w) = 0;
-  virtual void linear(Exec&, Tensor y, Tensor x, const ops::PackedWeight& w, Tensor b) = 0;
+  virtual void linear(Exec&, Tensor y, Tensor x, const ops::PackedWeight& w, Tensor b,
+                      std::int64_t block) = 0;
   virtual void linear_backward(Exec&, Tensor dx, Tensor dw, Tensor db, Tensor dy, Tensor x,
                                Tensor w) = 0;
   virtual void conv2d(Exec&, Tensor y, Tensor x, Tensor w, Tensor b, ops::Conv2dParams) = 0;
@@ -54,7 +55,11 @@ struct Backend {
   virtual void attention_backward(Exec&, Tensor dq, Tensor dk, Tensor dv, Tensor dout, Tensor q,
                                   Tensor k, Tensor v, Tensor o, Tensor lse, Tensor q_offsets,
                                   Tensor k_offsets, ops::AttentionParams) = 0;
-  virtual void rope(Exec&, Tensor x, Tensor offsets, Tensor inv_freq) = 0;
+  virtual void rope(Exec&, Tensor x, Tensor positions, Tensor inv_freq) = 0;
+  virtual void store_in_pages(Exec&, Tensor keys, Tensor values, Tensor k, Tensor v,
+                              Tensor slots) = 0;
+  virtual void attention_paged(Exec&, Tensor o, Tensor q, Tensor keys, Tensor values, Tensor pages,
+                               Tensor lengths, ops::AttentionParams) = 0;
 
   virtual void embedding(Exec&, Tensor y, Tensor table, Tensor ids) = 0;
   virtual void timestep_embedding(Exec&, Tensor y, Tensor t, bool flip_sin_to_cos,

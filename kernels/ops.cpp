@@ -52,6 +52,12 @@ class Check {
     if (t.numel() != count) wrong(name, t, fmt::format("{} elements", count));
     return *this;
   }
+  /// Present, on the host whatever the device, i64 of this shape.
+  const Check& counts(const char* name, const Tensor& t, const Shape& shape) const {
+    if (!t || !(t.device == host_device) || t.dtype != DType::i64 || !(t.shape == shape))
+      fail(Exit::internal, "{}: {} must be {} i64 on the host", op_, name, to_string(shape));
+    return *this;
+  }
   template <class... Args>
   const Check& that(bool condition, fmt::format_string<Args...> text, Args&&... args) const {
     if (!condition)
@@ -109,13 +115,14 @@ PackedWeight pack(Exec& exec, Tensor w) {
   return {w.shape[0], w.shape[1], exec.backend().pack(exec, w)};
 }
 
-void linear(Exec& exec, Tensor y, Tensor x, const PackedWeight& w, Tensor b) {
+void linear(Exec& exec, Tensor y, Tensor x, const PackedWeight& w, Tensor b, std::int64_t block) {
   const Check check(exec, "linear");
   const std::int64_t m = rows_of(x);
   check.activation("x", x).matrix("x", x, x.dtype, m, w.k).matrix("y", y, x.dtype, m, w.n);
   check.is("w", w.data, x.dtype, w.data.tensor().shape).optional("b", b, x.dtype, {w.n});
-  check.that(m % packed_rows == 0, "{} rows, not a multiple of {}", m, packed_rows);
-  exec.backend().linear(exec, y, x, w, b);
+  check.that(block == packed_rows || block == packed_few_rows, "blocks of {} rows", block);
+  check.that(m % block == 0, "{} rows, not a multiple of {}", m, block);
+  exec.backend().linear(exec, y, x, w, b, block);
 }
 
 void linear_backward(Exec& exec, Tensor dx, Tensor dw, Tensor db, Tensor dy, Tensor x, Tensor w) {
@@ -384,13 +391,63 @@ void attention_backward(Exec& exec, Tensor dq, Tensor dk, Tensor dv, Tensor dout
                                     p);
 }
 
-void rope(Exec& exec, Tensor x, Tensor offsets, Tensor inv_freq) {
+void rope(Exec& exec, Tensor x, Tensor positions, Tensor inv_freq) {
   const Check check(exec, "rope");
   check.activation("x", x).rank("x", x, 3);
   check.that(x.shape[2] % 2 == 0, "odd head width {}", x.shape[2]);
   check.is("inv_freq", inv_freq, DType::f32, {x.shape[2] / 2});
-  check_offsets("rope", "offsets", offsets, x.shape[0]);
-  exec.backend().rope(exec, x, offsets, inv_freq);
+  check.counts("positions", positions, {x.shape[0]});
+  const auto* at = positions.as<std::int64_t>();
+  for (std::int64_t t = 0; t < x.shape[0]; ++t)
+    check.that(at[t] >= 0, "row {} at position {}", t, at[t]);
+  exec.backend().rope(exec, x, positions, inv_freq);
+}
+
+namespace {
+/// Keys and values of P pages that fit rows of (.,Nkv,D).
+void check_pages(const Check& check, const Tensor& keys, const Tensor& values, DType dtype,
+                 std::int64_t key_heads, std::int64_t width) {
+  check.rank("keys", keys, 4);
+  check.is("keys", keys, dtype, {keys.shape[0], key_heads, width, page_positions});
+  check.is("values", values, dtype, {keys.shape[0], key_heads, page_positions, width});
+}
+}  // namespace
+
+void store_in_pages(Exec& exec, Tensor keys, Tensor values, Tensor k, Tensor v, Tensor slots) {
+  const Check check(exec, "store_in_pages");
+  check.activation("k", k).rank("k", k, 3).is("v", v, k.dtype, k.shape);
+  check_pages(check, keys, values, k.dtype, k.shape[1], k.shape[2]);
+  check.counts("slots", slots, {k.shape[0]});
+  for (std::int64_t t = 0; t < k.shape[0]; ++t)
+    check.that(slots.as<std::int64_t>()[t] < keys.shape[0] * page_positions,
+               "slot {} of {} pages", slots.as<std::int64_t>()[t], keys.shape[0]);
+  exec.backend().store_in_pages(exec, keys, values, k, v, slots);
+}
+
+void attention_paged(Exec& exec, Tensor o, Tensor q, Tensor keys, Tensor values, Tensor pages,
+                     Tensor lengths, AttentionParams p) {
+  const Check check(exec, "attention_paged");
+  check.activation("q", q).rank("q", q, 3).is("o", o, q.dtype, q.shape).rank("keys", keys, 4);
+  const std::int64_t key_heads = keys.shape[1];
+  check.that(key_heads > 0 && q.shape[1] % key_heads == 0, "{} heads for {} key heads", q.shape[1],
+             key_heads);
+  check_pages(check, keys, values, q.dtype, key_heads, q.shape[2]);
+  check.that(!p.relative_bias, "a relative bias is not supported");
+  check.rank("pages", pages, 2);
+  check.counts("pages", pages, {q.shape[0], pages.shape[1]});
+  check.counts("lengths", lengths, {q.shape[0]});
+  for (std::int64_t b = 0; b < q.shape[0]; ++b) {
+    const std::int64_t length = lengths.as<std::int64_t>()[b];
+    check.that(length >= 1 && length <= pages.shape[1] * page_positions,
+               "sequence {}: {} positions in {} pages", b, length, pages.shape[1]);
+    const std::int64_t first = p.window < 0 ? 0 : std::max<std::int64_t>(0, length - 1 - p.window);
+    for (std::int64_t m = first / page_positions; m * page_positions < length; ++m) {
+      const std::int64_t page = pages.as<std::int64_t>()[b * pages.shape[1] + m];
+      check.that(page >= 0 && page < keys.shape[0], "sequence {}: page {} of {}", b, page,
+                 keys.shape[0]);
+    }
+  }
+  exec.backend().attention_paged(exec, o, q, keys, values, pages, lengths, p);
 }
 
 // --- embeddings, text strategies

@@ -29,11 +29,13 @@ struct PackedWeight {
   Buffer data;
 };
 /// Rows that a product with a packed weight works on at once: one kernel whatever M, so that a
-/// row's bits do not depend on the rows that come with it.
-inline constexpr std::int64_t packed_rows = 128;
+/// row's bits do not depend on the rows that come with it. Few are for steps of generation, which
+/// have one row a text.
+inline constexpr std::int64_t packed_rows = 128, packed_few_rows = 16;
 PackedWeight pack(Exec&, Tensor w);
-/// The same as above, M a multiple of packed_rows.
-void linear(Exec&, Tensor y, Tensor x, const PackedWeight& w, Tensor b = {});
+/// The same as above, M a multiple of `block`, which is packed_rows or packed_few_rows.
+void linear(Exec&, Tensor y, Tensor x, const PackedWeight& w, Tensor b = {},
+            std::int64_t block = packed_rows);
 /// dx (M,K) = dy w (skipped when absent); dw (N,K) f32 += dy^T x; db (N) f32 += sum dy.
 void linear_backward(Exec&, Tensor dx, Tensor dw, Tensor db, Tensor dy, Tensor x, Tensor w);
 
@@ -123,9 +125,21 @@ void attention(Exec&, Tensor o, Tensor lse, Tensor q, Tensor k, Tensor v, Tensor
 void attention_backward(Exec&, Tensor dq, Tensor dk, Tensor dv, Tensor dout, Tensor q, Tensor k,
                         Tensor v, Tensor o, Tensor lse, Tensor q_offsets, Tensor k_offsets,
                         AttentionParams);
-/// Rotary embedding in place on x (T,N,D), pairs (i, i + D/2); positions start at 0 in each
-/// sequence. inv_freq (D/2) f32.
-void rope(Exec&, Tensor x, Tensor offsets, Tensor inv_freq);
+/// Rotary embedding in place on x (T,N,D), pairs (i, i + D/2), row t at positions[t] (T) i64 on the
+/// host. inv_freq (D/2) f32.
+void rope(Exec&, Tensor x, Tensor positions, Tensor inv_freq);
+
+// Keys and values of texts that grow lie in pages of page_positions positions, P in all: keys
+// (P,Nkv,D,page_positions), values (P,Nkv,page_positions,D).
+inline constexpr std::int64_t page_positions = 64;
+/// Row t of k v (T,Nkv,D) goes to slots[t] = page * page_positions + place, or nowhere where that is
+/// negative; slots (T) i64 on the host.
+void store_in_pages(Exec&, Tensor keys, Tensor values, Tensor k, Tensor v, Tensor slots);
+/// Causal attention of each sequence's newest position: q o (B,N,D); lengths (B) i64 counts the
+/// positions, the query's own the last; pages (B,M) i64 says where position i lies: page
+/// pages[b][i / page_positions]. Pages that the window hides are not read. Both on the host.
+void attention_paged(Exec&, Tensor o, Tensor q, Tensor keys, Tensor values, Tensor pages,
+                     Tensor lengths, AttentionParams);
 
 // --- embeddings ---------------------------------------------------------------------------------
 /// y (T,C) = table[ids], ids (T) i64 on the host; an id outside the table throws Error(65). Copies

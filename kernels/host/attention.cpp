@@ -3,14 +3,12 @@
 // log-sum-exp. A task is a head and some queries (forward) or a key head (backward): sums never
 // cross tasks, so threads cannot change them.
 
-#include <array>
 #include <cmath>
 #include <limits>
 
 #include "kernels/host/backend.hpp"
 #include "kernels/host/dispatch.hpp"
-#include "kernels/host/tile.hpp"
-#include "kernels/portable/math.hpp"
+#include "kernels/host/softmax.hpp"
 
 namespace strata::host {
 
@@ -18,6 +16,7 @@ namespace {
 
 constexpr std::int64_t panel = 64;        // keys packed together
 constexpr std::int64_t key_block = 256;   // keys between two updates of the running maximum
+static_assert(key_block <= longest_scores);
 constexpr std::int64_t query_tile = 24;   // queries whose scores are in cache at once
 constexpr std::int64_t query_task = 480;  // queries that share one packing of keys and values
 
@@ -57,17 +56,6 @@ struct Layout {
     return longest;
   }
 };
-
-/// to (rows, padded) f32 from rows of a (T,N,D) tensor, columns padded with zeros.
-template <class T>
-void pack_rows(float* to, std::int64_t padded, const T* from, std::int64_t pitch,
-               std::int64_t width, std::int64_t rows, float factor = 1.0f) {
-  for (std::int64_t r = 0; r < rows; ++r) {
-    const T* row = from + r * pitch;
-    for (std::int64_t c = 0; c < width; ++c) to[r * padded + c] = to_float(row[c]) * factor;
-    std::fill(to + r * padded + width, to + (r + 1) * padded, 0.0f);
-  }
-}
 
 /// to (panels, D, 64) f32: the transpose of each panel of 64 rows, rows past `rows` zero.
 template <class T>
@@ -109,46 +97,6 @@ Range visible(const ops::AttentionParams& p, std::int64_t first, std::int64_t la
 Range within(Range range, std::int64_t first, std::int64_t keys) {
   return {std::clamp<std::int64_t>(range.begin - first, 0, keys),
           std::clamp<std::int64_t>(range.end - first, 0, keys)};
-}
-
-/// 0, 1, 2, ...: a comparison with it is a mask. (Comparing the loop's counter itself makes the
-/// compiler split the loop in two, the second scalar.)
-constexpr auto positions = [] {
-  std::array<float, key_block> all{};
-  for (std::size_t i = 0; i < all.size(); ++i) all[i] = static_cast<float>(i);
-  return all;
-}();
-
-/// Turns a row of scores into exp(score - shift), zeros after `count` up to `padded`; their sum.
-/// Works on whole lanes, in which scores after `count` are finite.
-float exponentiate(float* row, std::int64_t count, std::int64_t padded, float shift) {
-  const std::int64_t lanes = round_up(count, lane);
-  const auto end = static_cast<float>(count);
-  float sum = 0;
-#pragma omp simd reduction(+ : sum)
-  for (std::int64_t i = 0; i < lanes; ++i) {
-    const float e = portable::exp(row[i] - shift);
-    row[i] = positions[static_cast<std::size_t>(i)] < end ? e : 0.0f;
-    sum += row[i];
-  }
-  std::fill(row + lanes, row + padded, 0.0f);
-  return sum;
-}
-
-float maximum(const float* row, std::int64_t count, float largest) {
-  const std::int64_t lanes = round_up(count, lane);
-  const auto end = static_cast<float>(count);
-#pragma omp simd reduction(max : largest)
-  for (std::int64_t i = 0; i < lanes; ++i) {
-    const float score = positions[static_cast<std::size_t>(i)] < end ? row[i] : -1e38f;
-    largest = score > largest ? score : largest;
-  }
-  return largest;
-}
-
-void cap_scores(float* row, std::int64_t count, float cap) {
-#pragma omp simd
-  for (std::int64_t i = 0; i < count; ++i) row[i] = cap * portable::tanh(row[i] / cap);
 }
 
 /// bias (2 reach + 1) by distance; row[i] is the score of the key at `distance` + i.

@@ -14,7 +14,8 @@ class HostBackend final : public Backend {
 
   void linear(Exec&, Tensor y, Tensor x, Tensor w, Tensor b) override;
   Buffer pack(Exec&, Tensor w) override;
-  void linear(Exec&, Tensor y, Tensor x, const ops::PackedWeight& w, Tensor b) override;
+  void linear(Exec&, Tensor y, Tensor x, const ops::PackedWeight& w, Tensor b,
+              std::int64_t block) override;
   void linear_backward(Exec&, Tensor dx, Tensor dw, Tensor db, Tensor dy, Tensor x,
                        Tensor w) override;
   void conv2d(Exec&, Tensor y, Tensor x, Tensor w, Tensor b, ops::Conv2dParams) override;
@@ -55,7 +56,10 @@ class HostBackend final : public Backend {
   void attention_backward(Exec&, Tensor dq, Tensor dk, Tensor dv, Tensor dout, Tensor q, Tensor k,
                           Tensor v, Tensor o, Tensor lse, Tensor q_offsets, Tensor k_offsets,
                           ops::AttentionParams) override;
-  void rope(Exec&, Tensor x, Tensor offsets, Tensor inv_freq) override;
+  void rope(Exec&, Tensor x, Tensor positions, Tensor inv_freq) override;
+  void store_in_pages(Exec&, Tensor keys, Tensor values, Tensor k, Tensor v, Tensor slots) override;
+  void attention_paged(Exec&, Tensor o, Tensor q, Tensor keys, Tensor values, Tensor pages,
+                       Tensor lengths, ops::AttentionParams) override;
 
   void embedding(Exec&, Tensor y, Tensor table, Tensor ids) override;
   void timestep_embedding(Exec&, Tensor y, Tensor t, bool flip_sin_to_cos,
@@ -74,8 +78,9 @@ class HostBackend final : public Backend {
   void accumulate(Exec&, Tensor a, Tensor b) override;
 
  private:
-  /// The product of packed_rows rows.
-  const Call& packed_call(DType dtype, std::int64_t n, std::int64_t k, bool bias);
+  /// The product of `rows` rows; packed_rows choose the weight's layout, fewer take that one.
+  const Call& packed_call(DType dtype, std::int64_t rows, std::int64_t n, std::int64_t k,
+                          bool bias);
   /// dw (N,K) f32 += dy (M,N)^T x (M,K), the same bits for any number of threads.
   void weight_gradient(Exec&, Tensor dw, Tensor dy, Tensor x);
   /// dw (N,R,S,C) f32 += the convolution's weight gradient, likewise.

@@ -1,5 +1,6 @@
 // Table look-ups and sinusoids.
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 
@@ -42,21 +43,20 @@ void HostBackend::timestep_embedding(Exec& exec, Tensor y, Tensor t, bool flip_s
   });
 }
 
-void HostBackend::rope(Exec& exec, Tensor x, Tensor offsets, Tensor inv_freq) {
-  const std::int64_t heads = x.shape[1], half = x.shape[2] / 2, batch = offsets.shape[0] - 1;
-  const auto* at = offsets.as<std::int64_t>();
+void HostBackend::rope(Exec& exec, Tensor x, Tensor positions, Tensor inv_freq) {
+  const std::int64_t tokens = x.shape[0], heads = x.shape[1], half = x.shape[2] / 2;
+  if (tokens == 0) return;
+  const auto* position = positions.as<std::int64_t>();
   const float* frequency = inv_freq.as<float>();
-  std::int64_t longest = 0;
-  for (std::int64_t b = 0; b < batch; ++b) longest = std::max(longest, at[b + 1] - at[b]);
-  if (longest == 0) return;
+  // The turns of every position up to the last, or of every token where there are fewer of those.
+  const std::int64_t count = std::min(tokens, *std::max_element(position, position + tokens) + 1);
+  const bool by_token = count == tokens;
   const ArenaScope scope(exec.arena);
-  const Rows<float> turns{exec.empty(DType::f32, {longest, 2 * half}).as<float>(), 2 * half};
-  auto* position = exec.empty(DType::i64, {x.shape[0]}).as<std::int64_t>();
-  for (std::int64_t b = 0; b < batch; ++b)
-    for (std::int64_t i = at[b]; i < at[b + 1]; ++i) position[i] = i - at[b];
-  for_rows(exec, longest, 64 * half, [=](std::int64_t row) {
+  const Rows<float> turns{exec.empty(DType::f32, {count, 2 * half}).as<float>(), 2 * half};
+  for_rows(exec, count, 64 * half, [=](std::int64_t row) {
+    const auto at = static_cast<float>(by_token ? position[row] : row);
     for (std::int64_t i = 0; i < half; ++i) {
-      const float angle = static_cast<float>(row) * frequency[i];
+      const float angle = at * frequency[i];
       turns[row][i] = std::cos(angle);
       turns[row][half + i] = std::sin(angle);
     }
@@ -64,8 +64,8 @@ void HostBackend::rope(Exec& exec, Tensor x, Tensor offsets, Tensor inv_freq) {
   with_type(x.dtype, [&](auto type) {
     using T = decltype(type);
     const Rows<T> rows{x.as<T>(), 2 * half};
-    for_rows(exec, x.shape[0], heads * 2 * half, [=](std::int64_t token) {
-      const float* cosine = turns[position[token]];
+    for_rows(exec, tokens, heads * 2 * half, [=](std::int64_t token) {
+      const float* cosine = turns[by_token ? token : position[token]];
       const float* sine = cosine + half;
       for (std::int64_t head = 0; head < heads; ++head) {
         T* low = rows[token * heads + head];

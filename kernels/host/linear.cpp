@@ -31,11 +31,11 @@ dnnl::primitive_attr attributes(bool accumulate = false) {
   return attr;
 }
 
-/// y (M,N) = x (M,K) w, where w (K,N) is stored transposed or not, in the layout oneDNN likes best.
-Call make_product(const dnnl::engine& engine, DType dtype, std::int64_t m, std::int64_t n,
-                  std::int64_t k, bool bias) {
-  const auto x = matrix(dtype, m, k), y = matrix(dtype, m, n), w = any_matrix(dtype, k, n);
-  const auto b = matrix(dtype, 1, n);
+/// y (M,N) = x (M,K) w (K,N) with w in the layout given.
+Call make_product(const dnnl::engine& engine, DType dtype, std::int64_t m, const memory::desc& w,
+                  bool bias) {
+  const std::int64_t k = w.dims()[0], n = w.dims()[1];
+  const auto x = matrix(dtype, m, k), y = matrix(dtype, m, n), b = matrix(dtype, 1, n);
   const auto desc = bias ? dnnl::matmul::desc(x, w, b, y) : dnnl::matmul::desc(x, w, y);
   const dnnl::matmul::primitive_desc chosen(desc, attributes(), engine);
   return {dnnl::matmul(chosen), x, chosen.weights_desc(), y, b, chosen.scratchpad_desc(), {}};
@@ -79,7 +79,10 @@ void HostBackend::linear(Exec& exec, Tensor y, Tensor x, Tensor w, Tensor b) {
   const ArenaScope scope(exec.arena);
   const Call& call =
       vendor_.call({Kind::linear, static_cast<std::int64_t>(x.dtype), {rows, n, k, bool(b)}},
-                   [&] { return make_product(vendor_.engine(), x.dtype, rows, n, k, bool(b)); });
+                   [&] {
+                     return make_product(vendor_.engine(), x.dtype, rows,
+                                         any_matrix(x.dtype, k, n), bool(b));
+                   });
   const void* weights = vendor_.weights(w.data, matrix(x.dtype, k, n, true), call.w);
   const Tensor source = with_rows(exec, x, m, rows);
   const Tensor target = rows == m ? y : exec.empty(y.dtype, {rows, n});
@@ -91,17 +94,23 @@ void HostBackend::linear(Exec& exec, Tensor y, Tensor x, Tensor w, Tensor b) {
   if (rows != m) std::memcpy(y.data, target.data, y.bytes());
 }
 
-const Call& HostBackend::packed_call(DType dtype, std::int64_t n, std::int64_t k, bool bias) {
+const Call& HostBackend::packed_call(DType dtype, std::int64_t rows, std::int64_t n,
+                                     std::int64_t k, bool bias) {
   return vendor_.call(
-      {Kind::linear, static_cast<std::int64_t>(dtype), {ops::packed_rows, n, k, bias}},
-      [&] { return make_product(vendor_.engine(), dtype, ops::packed_rows, n, k, bias); });
+      {Kind::packed_linear, static_cast<std::int64_t>(dtype), {rows, n, k, bias}}, [&] {
+        const memory::desc w = rows == ops::packed_rows
+                                   ? any_matrix(dtype, k, n)
+                                   : packed_call(dtype, ops::packed_rows, n, k, bias).w;
+        return make_product(vendor_.engine(), dtype, rows, w, bias);
+      });
 }
 
 Buffer HostBackend::pack(Exec&, Tensor w) {
   const std::int64_t n = w.shape[0], k = w.shape[1];
   const ThreadScope threads(vendor_.threads());
-  const memory::desc wanted = packed_call(w.dtype, n, k, false).w;
-  STRATA_CHECK(wanted == packed_call(w.dtype, n, k, true).w, "a bias changes the layout");
+  const memory::desc wanted = packed_call(w.dtype, ops::packed_rows, n, k, false).w;
+  STRATA_CHECK(wanted == packed_call(w.dtype, ops::packed_rows, n, k, true).w,
+               "a bias changes the layout");
   const auto plain = matrix(w.dtype, k, n, true);
   const auto size = static_cast<std::int64_t>(wanted.get_size() / size_of(w.dtype));
   Buffer packed(w.dtype, {size});
@@ -110,12 +119,13 @@ Buffer HostBackend::pack(Exec&, Tensor w) {
   return packed;
 }
 
-void HostBackend::linear(Exec& exec, Tensor y, Tensor x, const ops::PackedWeight& w, Tensor b) {
+void HostBackend::linear(Exec& exec, Tensor y, Tensor x, const ops::PackedWeight& w, Tensor b,
+                         std::int64_t rows) {
   const ThreadScope threads(vendor_.threads());
-  const Call& call = packed_call(x.dtype, w.n, w.k, bool(b));
-  const std::size_t x_bytes = ops::packed_rows * w.k * size_of(x.dtype);
-  const std::size_t y_bytes = ops::packed_rows * w.n * size_of(x.dtype);
-  const std::int64_t blocks = rows_of(x) / ops::packed_rows;
+  const Call& call = packed_call(x.dtype, rows, w.n, w.k, bool(b));
+  const std::size_t x_bytes = rows * w.k * size_of(x.dtype);
+  const std::size_t y_bytes = rows * w.n * size_of(x.dtype);
+  const std::int64_t blocks = rows_of(x) / rows;
   for (std::int64_t block = 0; block < blocks; ++block) {
     Arguments arguments{{DNNL_ARG_SRC, vendor_.memory(call.x, x.data + block * x_bytes)},
                         {DNNL_ARG_WEIGHTS, vendor_.memory(call.w, w.data.tensor().data)},
@@ -135,7 +145,7 @@ void HostBackend::linear_backward(Exec& exec, Tensor dx, Tensor dw, Tensor db, T
   const Tensor gradient = with_rows(exec, dy, m, rows);
   if (dx) {
     const Call& call = vendor_.call({Kind::linear_input_gradient, dtype, {rows, n, k}}, [&] {
-      return make_product(vendor_.engine(), x.dtype, rows, k, n, false);
+      return make_product(vendor_.engine(), x.dtype, rows, any_matrix(x.dtype, n, k), false);
     });
     const void* weights = vendor_.weights(w.data, matrix(x.dtype, n, k), call.w);
     const Tensor target = rows == m ? dx : exec.empty(dx.dtype, {rows, k});

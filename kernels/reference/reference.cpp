@@ -380,18 +380,18 @@ AttentionGradients attention_backward(const Array& dout, const Array& q, const A
   return g;
 }
 
-Array rope(const Array& x, const Offsets& offsets, const Array& inv_freq) {
+Array rope(const Array& x, const std::vector<int64_t>& positions, const Array& inv_freq) {
   const int64_t heads = x.shape[1], half = x.shape[2] / 2;
   Array y(x.shape);
-  for (std::size_t b = 0; b + 1 < offsets.size(); ++b)
-    for (int64_t i = offsets[b]; i < offsets[b + 1]; ++i)
-      for (int64_t head = 0; head < heads; ++head)
-        for (int64_t c = 0; c < half; ++c) {
-          const double angle = static_cast<double>(i - offsets[b]) * inv_freq[c];
-          const int64_t low = (i * heads + head) * 2 * half + c, high = low + half;
-          y[low] = x[low] * std::cos(angle) - x[high] * std::sin(angle);
-          y[high] = x[high] * std::cos(angle) + x[low] * std::sin(angle);
-        }
+  for (int64_t i = 0; i < x.shape[0]; ++i)
+    for (int64_t head = 0; head < heads; ++head)
+      for (int64_t c = 0; c < half; ++c) {
+        const double angle =
+            static_cast<double>(positions[static_cast<std::size_t>(i)]) * inv_freq[c];
+        const int64_t low = (i * heads + head) * 2 * half + c, high = low + half;
+        y[low] = x[low] * std::cos(angle) - x[high] * std::sin(angle);
+        y[high] = x[high] * std::cos(angle) + x[low] * std::sin(angle);
+      }
   return y;
 }
 

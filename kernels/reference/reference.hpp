@@ -67,7 +67,7 @@ AttentionResult attention(const Array& q, const Array& k, const Array& v, const 
 AttentionGradients attention_backward(const Array& dout, const Array& q, const Array& k,
                                       const Array& v, const Offsets& q_offsets,
                                       const Offsets& k_offsets, const ops::AttentionParams&);
-Array rope(const Array& x, const Offsets& offsets, const Array& inv_freq);
+Array rope(const Array& x, const std::vector<std::int64_t>& positions, const Array& inv_freq);
 
 Array upsample_nearest(const Array& x, std::int64_t height, std::int64_t width);
 Array upsample_nearest_backward(const Array& dy, std::int64_t height, std::int64_t width);

@@ -150,8 +150,8 @@ void read_decoder(const ConfigReader& config, TextConfig& read) {
   const bool bias = config.boolean("attention_bias", false);
   read.qkv_bias = bias || read.family == TextFamily::qwen2;
   read.output_bias = bias;
-  const bool tied = config.boolean("tie_word_embeddings", read.family == TextFamily::gemma2);
-  read.separate_head = !tied && holds_class(config, "ForCausalLM");
+  read.tied_head = config.boolean("tie_word_embeddings", read.family == TextFamily::gemma2);
+  read.separate_head = !read.tied_head && holds_class(config, "ForCausalLM");
 }
 
 void read_llama(const ConfigReader& config, TextConfig& read) {

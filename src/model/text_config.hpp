@@ -53,6 +53,7 @@ struct TextConfig {
 
   // What the published folder holds beside the encoder.
   bool separate_head = false;   // an lm_head that is not the embedding; only generation reads it
+  bool tied_head = false;       // logits come from the embedding
   std::int64_t projection = 0;  // width of CLIP's text projection; 0: none
   float final_softcap = 0;      // on the logits of generation; 0: none
 

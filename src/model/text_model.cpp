@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <numeric>
 
 #include "core/error.hpp"
 
@@ -105,8 +106,8 @@ TextModel TextModel::load(Exec& exec, const std::string& dir, DType compute) {
 
 namespace {
 
-std::int64_t whole_blocks(std::int64_t rows) {
-  return (rows + ops::packed_rows - 1) / ops::packed_rows * ops::packed_rows;
+std::int64_t whole_blocks(std::int64_t rows, std::int64_t block) {
+  return (rows + block - 1) / block * block;
 }
 
 }  // namespace
@@ -119,15 +120,20 @@ void TextModel::normalise(Exec& exec, Tensor y, Tensor x, const Norm& norm) cons
       config_.norm == TextNorm::rms ? ops::RmsScale::weight : ops::RmsScale::one_plus_weight);
 }
 
+void TextModel::linear(Exec& exec, Tensor y, Tensor x, const Linear& linear,
+                       std::int64_t block) const {
+  ops::linear(exec, y, x, linear.weight, linear.bias, block);
+}
+
 /// residual (rows, width) += the learned position of each token in its sequence.
 void TextModel::add_positions(Exec& exec, Tensor residual, const Batch& batch) const {
-  const auto* at = batch.offsets.as<std::int64_t>();
+  const auto* at = batch.positions.as<std::int64_t>();
   const Buffer places = Buffer::zeros(DType::i64, {batch.rows});
-  for (std::int64_t b = 0; b + 1 < batch.offsets.numel(); ++b) {
-    if (at[b + 1] - at[b] > config_.positions)
-      fail(Exit::data, "a text of {} tokens: the model has positions for {}", at[b + 1] - at[b],
+  for (std::int64_t i = 0; i < batch.tokens; ++i) {
+    if (at[i] >= config_.positions)
+      fail(Exit::data, "a text of more than {} tokens: the model has positions for no more",
            config_.positions);
-    for (std::int64_t i = at[b]; i < at[b + 1]; ++i) places.as<std::int64_t>()[i] = i - at[b];
+    places.as<std::int64_t>()[i] = at[i];
   }
   const ArenaScope scope(exec.arena);
   const Tensor positions = exec.empty(compute_, residual.shape);
@@ -179,7 +185,7 @@ void TextModel::attention_block(Exec& exec, std::int64_t index, Tensor residual,
 
   const auto project = [&](const Linear& linear) {
     const Tensor y = exec.empty(compute_, {batch.rows, linear.weight.n});
-    ops::linear(exec, y, normed, linear.weight, linear.bias);
+    this->linear(exec, y, normed, linear, batch.block);
     return y;
   };
   const auto by_head = [&](Tensor x) {
@@ -188,54 +194,71 @@ void TextModel::attention_block(Exec& exec, std::int64_t index, Tensor residual,
   const Tensor query = by_head(project(layer.query)), key = by_head(project(layer.key));
   const Tensor value = by_head(project(layer.value));
   if (inv_freq_.tensor()) {
-    ops::rope(exec, query, batch.offsets, inv_freq_);
-    ops::rope(exec, key, batch.offsets, inv_freq_);
+    ops::rope(exec, query, batch.positions, inv_freq_);
+    ops::rope(exec, key, batch.positions, inv_freq_);
   }
   const Tensor attended = exec.empty(compute_, {batch.rows, layer.query.weight.n});
-  ops::attention(exec, by_head(attended), {}, query, key, value, batch.offsets, batch.offsets,
-                 attention_params(index, batch.causal));
+  batch.attend(index, by_head(attended), query, key, value);
   ops::fill(exec, attended.rows(batch.tokens, batch.rows), 0.0f);
-  ops::linear(exec, normed, attended, layer.output.weight, layer.output.bias);
+  linear(exec, normed, attended, layer.output, batch.block);
   if (config_.post_norms) normalise(exec, normed, normed, layer.post_attention_norm);
   ops::add(exec, residual, residual, normed);
 }
 
-void TextModel::mlp_block(Exec& exec, std::int64_t index, Tensor residual) const {
+void TextModel::mlp_block(Exec& exec, std::int64_t index, Tensor residual,
+                          std::int64_t block) const {
   const ArenaScope scope(exec.arena);
   const Layer& layer = layers_[static_cast<std::size_t>(index)];
   const std::int64_t rows = residual.shape[0];
   const Tensor normed = exec.empty(compute_, residual.shape);
   normalise(exec, normed, residual, layer.mlp_norm);
   const Tensor up = exec.empty(compute_, {rows, config_.feed_forward});
-  ops::linear(exec, up, normed, layer.up.weight, layer.up.bias);
+  linear(exec, up, normed, layer.up, block);
   if (config_.gated) {
     const Tensor gate = exec.empty(compute_, up.shape);
-    ops::linear(exec, gate, normed, layer.gate.weight, layer.gate.bias);
+    linear(exec, gate, normed, layer.gate, block);
     ops::gated(exec, up, gate, up, config_.activation);
   } else {
     ops::activation(exec, up, up, config_.activation);
   }
-  ops::linear(exec, normed, up, layer.down.weight, layer.down.bias);
+  linear(exec, normed, up, layer.down, block);
   if (config_.post_norms) normalise(exec, normed, normed, layer.post_mlp_norm);
   ops::add(exec, residual, residual, normed);
 }
 
 void TextModel::forward(Exec& exec, Tensor ids, Tensor offsets, bool causal,
                         const TakeState& state) const {
+  const auto* at = offsets.as<std::int64_t>();
+  STRATA_CHECK(at[offsets.numel() - 1] == ids.numel());
+  const Buffer positions(DType::i64, {ids.numel()});
+  for (std::int64_t b = 0; b + 1 < offsets.numel(); ++b)
+    std::iota(positions.as<std::int64_t>() + at[b], positions.as<std::int64_t>() + at[b + 1], 0);
+  const Attend attend = [&](std::int64_t layer, Tensor o, Tensor q, Tensor k, Tensor v) {
+    ops::attention(exec, o, {}, q, k, v, offsets, offsets, attention_params(layer, causal));
+  };
+  run(exec, ids, positions, ops::packed_rows, attend, state);
+}
+
+void TextModel::run(Exec& exec, Tensor ids, Tensor positions, std::int64_t block,
+                    const Attend& attend, const TakeState& state) const {
   const std::int64_t tokens = ids.numel();
-  STRATA_CHECK(tokens > 0 && offsets.as<std::int64_t>()[offsets.numel() - 1] == tokens);
+  STRATA_CHECK(tokens > 0 && positions.numel() == tokens);
   const ArenaScope scope(exec.arena);
-  const Batch batch{ids, offsets, tokens, whole_blocks(tokens), causal};
+  const Batch batch{ids, positions, tokens, whole_blocks(tokens, block), block, attend};
   const Tensor residual = embed(exec, batch);
   state(0, residual.rows(0, tokens));
   for (std::int64_t i = 0; i < config_.layers; ++i) {
     attention_block(exec, i, residual, batch);
-    mlp_block(exec, i, residual);
+    mlp_block(exec, i, residual, block);
     if (i + 1 < config_.layers) state(i + 1, residual.rows(0, tokens));
   }
   const Tensor normed = exec.empty(compute_, residual.shape);
   normalise(exec, normed, residual, final_norm_);
   state(config_.layers, normed.rows(0, tokens));
+}
+
+ops::PackedWeight TextModel::read_head(Exec& exec) const {
+  return weights_->pack_head(exec, config_, compute_);
 }
 
 // --- pooling ------------------------------------------------------------------------------------
@@ -246,7 +269,8 @@ std::int64_t TextModel::pooled_width() const {
 
 Tensor TextModel::pool(Exec& exec, Tensor ids, Tensor offsets, Tensor last_state) const {
   const auto *id = ids.as<std::int64_t>(), *at = offsets.as<std::int64_t>();
-  const std::int64_t count = offsets.numel() - 1, rows = whole_blocks(count);
+  const std::int64_t count = offsets.numel() - 1;
+  const std::int64_t rows = whole_blocks(count, ops::packed_rows);
   const Tensor pooled = exec.empty(DType::f32, {count, pooled_width()});
   const ArenaScope scope(exec.arena);
   const Tensor chosen = exec.empty(compute_, {rows, config_.width});

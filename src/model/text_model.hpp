@@ -31,6 +31,16 @@ class TextModel {
   /// `layers` after the final norm. Valid during the call only.
   using TakeState = std::function<void(std::int64_t k, Tensor state)>;
 
+  /// Fills o (T,heads,D) from q like it and k v (T,kv_heads,D) of one layer's pass, to whose q and k
+  /// rotary positions are applied. Valid during the call only.
+  using Attend = std::function<void(std::int64_t layer, Tensor o, Tensor q, Tensor k, Tensor v)>;
+
+  /// The pass that every use shares: T rows of whatever texts, ids and positions (T) i64 on the
+  /// host, through all layers; what a row attends to is the caller's. block: see ops::linear.
+  void run(Exec&, Tensor ids, Tensor positions, std::int64_t block, const Attend&,
+           const TakeState&) const;
+  ops::AttentionParams attention_params(std::int64_t layer, bool causal) const;
+
   /// ids (T) i64 and offsets (n+1) i64 on the host: n sequences laid end to end, T > 0 tokens. A
   /// token's states have the same bits whatever sequences come with its own. Error(65) for an id
   /// outside the vocabulary or a text longer than the model has positions for.
@@ -40,6 +50,10 @@ class TextModel {
   /// sequence's last token; for CLIP its end of text (the first token that equals the last one),
   /// through the projection. Rows of sequences without tokens are 0.
   Tensor pool(Exec&, Tensor ids, Tensor offsets, Tensor last_state) const;
+
+  /// The matrix (vocabulary, width) from the last state to the logits of the next token: lm_head,
+  /// or the embedding where the two are tied. Error(65) for a model that cannot generate.
+  ops::PackedWeight read_head(Exec&) const;
 
  private:
   struct Norm {
@@ -55,9 +69,9 @@ class TextModel {
   };
   /// What every layer of one pass reads.
   struct Batch {
-    Tensor ids, offsets;
-    std::int64_t tokens, rows;  // rows: tokens rounded up to whole blocks of packed_rows
-    bool causal;
+    Tensor ids, positions;  // (tokens)
+    std::int64_t tokens, rows, block;  // rows: tokens rounded up to whole blocks
+    const Attend& attend;
   };
 
   Norm read_norm(Exec&, const std::string& name) const;
@@ -68,9 +82,9 @@ class TextModel {
   Tensor embed(Exec&, const Batch&) const;
   void add_positions(Exec&, Tensor residual, const Batch&) const;
   void normalise(Exec&, Tensor y, Tensor x, const Norm&) const;
-  ops::AttentionParams attention_params(std::int64_t layer, bool causal) const;
+  void linear(Exec&, Tensor y, Tensor x, const Linear&, std::int64_t block) const;
   void attention_block(Exec&, std::int64_t layer, Tensor residual, const Batch&) const;
-  void mlp_block(Exec&, std::int64_t layer, Tensor residual) const;
+  void mlp_block(Exec&, std::int64_t layer, Tensor residual, std::int64_t block) const;
 
   TextConfig config_;
   DType compute_ = DType::f32;

@@ -14,6 +14,7 @@ namespace {
 
 constexpr const char* projection_name = "text_projection.weight";
 constexpr const char* shared_name = "shared.weight";
+constexpr const char* head_name = "lm_head.weight";
 
 TextLayerNames decoder_names(const std::string& at, bool post_norms) {
   const std::string attention = at + "self_attn.", mlp = at + "mlp.";
@@ -187,7 +188,7 @@ TextWeights::TextWeights(const std::string& dir, const TextConfig& config)
 }
 
 std::string TextWeights::full(const std::string& name) const {
-  if (name == projection_name) return name;
+  if (name == projection_name || name == head_name) return name;
   if (shared_embedding_ && name == "embed_tokens.weight") return shared_name;
   return prefix_ + name;
 }
@@ -229,6 +230,22 @@ ops::PackedWeight TextWeights::pack(Exec& exec, const std::string& name, DType c
   with_tensor(exec, folder_, full(name), compute,
               [&](Tensor tensor) { packed = ops::pack(exec, tensor); });
   return packed;
+}
+
+ops::PackedWeight TextWeights::pack_head(Exec& exec, const TextConfig& config,
+                                         DType compute) const {
+  if (config.family == TextFamily::t5 || config.family == TextFamily::clip)
+    fail(Exit::data, "{}: a {} encoder cannot generate text", folder_.path(), config.model_type);
+  if (config.tied_head) return pack(exec, text_names(config).embedding + ".weight", compute);
+  if (!folder_.contains(head_name))
+    fail(Exit::data,
+         "{}: cannot generate text: there is no {}, and tie_word_embeddings of config.json is false",
+         folder_.path(), head_name);
+  const auto& stored = folder_.entry(head_name).shape;
+  if (stored != std::vector<std::int64_t>{config.vocabulary, config.width})
+    fail(Exit::data, "{}: tensor {}: its shape is ({}), config.json says ({}, {})", folder_.path(),
+         head_name, fmt::join(stored, ", "), config.vocabulary, config.width);
+  return pack(exec, head_name, compute);
 }
 
 Tensor TextWeights::stored(Exec& exec, const std::string& name) {

@@ -39,6 +39,8 @@ class TextWeights {
   Buffer read(Exec&, const std::string& name, DType compute) const;
   /// A matrix in the backend's own layout; the plain one exists only on the way.
   ops::PackedWeight pack(Exec&, const std::string& name, DType compute) const;
+  /// TextModel::read_head's matrix.
+  ops::PackedWeight pack_head(Exec&, const TextConfig&, DType compute) const;
   /// In its stored type on the device: on the host a view of the file, which lives as long as this
   /// object, unless the file did not align it.
   Tensor stored(Exec&, const std::string& name);

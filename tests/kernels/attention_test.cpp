@@ -148,15 +148,90 @@ TEST_P(Attention, WrongOffsetsAreRefused) {
 }
 
 TEST_P(Attention, Rope) {
-  const Offsets at{0, 3, 3, 80};
-  const Tensor x = random({80, 3, 10});
   Array frequencies({5});
   for (int i = 0; i < 5; ++i) frequencies[i] = std::pow(10000.0, -i / 5.0);
   const Tensor inv_freq = upload(DType::f32, frequencies);
-  const Array want = reference::rope(values(x), at, values(inv_freq));
-  run({x}, [&](Exec& exec) { ops::rope(exec, x, offsets(at), inv_freq); });
-  // The angle, up to 77, is rounded once in f32: 77 u absolute.
-  expect_close("x", x, want, {type(), 77 * 77 / 64 + 2});
+  std::vector<std::int64_t> texts;  // of 3 and 77 tokens
+  for (std::int64_t i = 0; i < 80; ++i) texts.push_back(i < 3 ? i : i - 3);
+  for (const auto& at : {texts, {70, 3, 3, 76}}) {  // more tokens than positions, and fewer
+    const Tensor x = random({static_cast<std::int64_t>(at.size()), 3, 10});
+    const Array want = reference::rope(values(x), at, values(inv_freq));
+    run({x}, [&](Exec& exec) { ops::rope(exec, x, integers(at), inv_freq); });
+    // The angle, up to 77, is rounded once in f32: 77 u absolute.
+    expect_close("x", x, want, {type(), 77 * 77 / 64 + 2});
+  }
+}
+
+struct PagedCase {
+  std::vector<std::int64_t> lengths;
+  std::int64_t heads, key_heads, width, window;
+  float softcap;
+};
+
+/// Keys and values of all sequences laid end to end, and the same in pages that lie in any order.
+class PagedAttention : public Attention {};
+STRATA_INSTANTIATE(PagedAttention);
+
+TEST_P(PagedAttention, IsAttentionOfTheNewestPosition) {
+  for (const auto& c : {PagedCase{{1}, 1, 1, 8, -1, 0},
+                        {{64, 65, 200}, 4, 2, 16, -1, 0},
+                        {{3, 130, 1, 64, 300}, 6, 2, 20, 70, 0},
+                        {{200, 10}, 2, 2, 33, 63, 2},
+                        {{129}, 8, 1, 128, 0, 5}}) {
+    SCOPED_TRACE(fmt::format("{} texts width {} window {}", c.lengths.size(), c.width, c.window));
+    const auto count = static_cast<std::int64_t>(c.lengths.size());
+    constexpr std::int64_t pages = 24, columns = 6;
+    Offsets q_at{0}, k_at{0};
+    std::vector<std::int64_t> slots, table(count * columns, -1);
+    std::int64_t taken = 0;
+    for (std::int64_t b = 0; b < count; ++b) {
+      const std::int64_t length = c.lengths[b];
+      q_at.push_back(b + 1);
+      k_at.push_back(k_at.back() + length);
+      for (std::int64_t i = 0; i < length; ++i) {
+        std::int64_t& page = table[b * columns + i / ops::page_positions];
+        const bool hidden =
+            c.window >= 0 && (i / ops::page_positions + 1) * ops::page_positions <=
+                                 length - 1 - c.window;  // its page is not there
+        if (!hidden && page < 0) page = taken++ * 7 % pages;
+        slots.push_back(hidden ? -1 : page * ops::page_positions + i % ops::page_positions);
+      }
+    }
+    ASSERT_LE(taken, pages);
+    const Tensor q = random({count, c.heads, c.width}, 2), o = blank(q.shape);
+    const Tensor k = random({k_at.back(), c.key_heads, c.width}, 2), v = random(k.shape);
+    const Tensor keys = blank({pages, c.key_heads, c.width, ops::page_positions});
+    const Tensor stored = blank({pages, c.key_heads, ops::page_positions, c.width});
+    const ops::AttentionParams p{
+        static_cast<float>(1 / std::sqrt(c.width)), true, c.window, c.softcap, {}};
+    run({o, keys, stored}, [&](Exec& exec) {
+      ops::store_in_pages(exec, keys, stored, k, v, integers(slots));
+      ops::attention_paged(exec, o, q, keys, stored, integers(table).reshape({count, columns}),
+                           integers(c.lengths), p);
+    });
+    const auto want = reference::attention(values(q), values(k), values(v), q_at, k_at, p);
+    expect_close("o", o, want.o, {type(), 16 * (c.width + k_at.back())});
+  }
+}
+
+TEST_P(PagedAttention, PagesThatDoNotFitAreRefused) {
+  Exec exec(GetParam().device, 1);
+  const Tensor q = random({1, 2, 8}), o = blank({1, 2, 8});
+  const Tensor keys = blank({2, 1, 8, 64}), values = blank({2, 1, 64, 8});
+  const auto attend = [&](std::vector<std::int64_t> pages, std::int64_t length,
+                          std::int64_t window) {
+    const auto columns = static_cast<std::int64_t>(pages.size());
+    ops::attention_paged(exec, o, q, keys, values, integers(pages).reshape({1, columns}),
+                         integers({length}), {1.0f, true, window});
+  };
+  EXPECT_THROW(attend({0, 2}, 70, -1), Error);   // no such page
+  EXPECT_THROW(attend({-1, 1}, 70, -1), Error);  // none
+  EXPECT_THROW(attend({0}, 65, -1), Error);      // too few
+  EXPECT_THROW(attend({0}, 0, -1), Error);
+  const Tensor k = random({1, 1, 8});
+  EXPECT_NO_THROW(attend({-1, 1}, 70, 3));  // hidden by the window
+  EXPECT_NO_THROW(ops::store_in_pages(exec, keys, values, k, k, integers({127})));
+  EXPECT_THROW(ops::store_in_pages(exec, keys, values, k, k, integers({128})), Error);
 }
 
 }  // namespace

@@ -36,23 +36,30 @@ TEST_P(Matrix, PackedLinear) {
     SCOPED_TRACE(fmt::format("m {} n {} k {}", c.m, c.n, c.k));
     const Tensor x = random({c.m, c.k}), w = random({c.n, c.k}), b = random({c.n});
     const Tensor y = blank({c.m, c.n}), z = blank({c.m, c.n}), alone = blank({128, c.n});
+    const Tensor few = blank({32, c.n}), fewer = blank({16, c.n});
     const Array want = reference::linear(values(x), values(w), values(b));
     const Array plain = reference::linear(values(x), values(w), {});
-    run({y, z, alone}, [&](Exec& exec) {
+    run({y, z, alone, few, fewer}, [&](Exec& exec) {
       const Tensor copy = upload(type(), values(w));
       const ops::PackedWeight packed = ops::pack(exec, copy);
       std::memset(copy.data, 0xff, copy.bytes());  // the plain weight is not needed any more
       ops::linear(exec, y, x, packed, b);
       ops::linear(exec, z, x, packed);
       ops::linear(exec, alone, x.rows(c.m - 128, c.m), packed, b);
+      ops::linear(exec, few, x.rows(0, 32), packed, b, ops::packed_few_rows);
+      ops::linear(exec, fewer, x.rows(16, 32), packed, b, ops::packed_few_rows);
     });
     expect_close("y", y, want, {type(), c.k});
     expect_close("z", z, plain, {type(), c.k});
     EXPECT_EQ(std::memcmp(alone.data, y.rows(c.m - 128, c.m).data, alone.bytes()), 0);
+    expect_close("few", few, reference::linear(values(x.rows(0, 32)), values(w), values(b)),
+                 {type(), c.k});
+    EXPECT_EQ(std::memcmp(fewer.data, few.rows(16, 32).data, fewer.bytes()), 0);
   }
   Exec exec(GetParam().device, 1);
   const auto packed = ops::pack(exec, random({8, 8}));
   EXPECT_THROW(ops::linear(exec, blank({64, 8}), blank({64, 8}), packed), Error);
+  EXPECT_THROW(ops::linear(exec, blank({64, 8}), blank({64, 8}), packed, {}, 64), Error);
 }
 
 TEST_P(Matrix, LinearBackward) {

@@ -1,0 +1,69 @@
+#pragma once
+// Rows of scores on their way through a softmax, and the packing of f32 tiles: what the attention
+// kernels share.
+
+#include <algorithm>
+#include <array>
+
+#include "core/tensor.hpp"
+#include "kernels/host/tile.hpp"
+#include "kernels/portable/math.hpp"
+
+namespace strata::host {
+
+/// Scores that one call takes at most.
+inline constexpr std::int64_t longest_scores = 256;
+
+/// to (rows, padded) f32 from rows of a (T,N,D) tensor, columns padded with zeros.
+template <class T>
+void pack_rows(float* to, std::int64_t padded, const T* from, std::int64_t pitch,
+               std::int64_t width, std::int64_t rows, float factor = 1.0f) {
+  for (std::int64_t r = 0; r < rows; ++r) {
+    const T* row = from + r * pitch;
+    for (std::int64_t c = 0; c < width; ++c) to[r * padded + c] = to_float(row[c]) * factor;
+    std::fill(to + r * padded + width, to + (r + 1) * padded, 0.0f);
+  }
+}
+
+/// 0, 1, 2, ...: a comparison with it is a mask. (Comparing the loop's counter itself makes the
+/// compiler split the loop in two, the second scalar.)
+inline constexpr auto positions = [] {
+  std::array<float, longest_scores> all{};
+  for (std::size_t i = 0; i < all.size(); ++i) all[i] = static_cast<float>(i);
+  return all;
+}();
+
+/// Turns a row of scores into exp(score - shift), zeros after `count` up to `padded`; their sum.
+/// Works on whole lanes, in which scores after `count` are finite.
+inline float exponentiate(float* row, std::int64_t count, std::int64_t padded, float shift) {
+  const std::int64_t lanes = round_up(count, lane);
+  const auto end = static_cast<float>(count);
+  float sum = 0;
+#pragma omp simd reduction(+ : sum)
+  for (std::int64_t i = 0; i < lanes; ++i) {
+    const float e = portable::exp(row[i] - shift);
+    row[i] = positions[static_cast<std::size_t>(i)] < end ? e : 0.0f;
+    sum += row[i];
+  }
+  std::fill(row + lanes, row + padded, 0.0f);
+  return sum;
+}
+
+/// Of the first `count` scores and `largest`; whole lanes are read.
+inline float maximum(const float* row, std::int64_t count, float largest) {
+  const std::int64_t lanes = round_up(count, lane);
+  const auto end = static_cast<float>(count);
+#pragma omp simd reduction(max : largest)
+  for (std::int64_t i = 0; i < lanes; ++i) {
+    const float score = positions[static_cast<std::size_t>(i)] < end ? row[i] : -1e38f;
+    largest = score > largest ? score : largest;
+  }
+  return largest;
+}
+
+inline void cap_scores(float* row, std::int64_t count, float cap) {
+#pragma omp simd
+  for (std::int64_t i = 0; i < count; ++i) row[i] = cap * portable::tanh(row[i] / cap);
+}
+
+}  // namespace strata::host
