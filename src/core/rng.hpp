@@ -26,6 +26,7 @@ enum class Purpose : std::uint32_t {
   holdout = 8,
   bootstrap = 9,
   generate = 10,
+  next_token = 11,
 };
 
 struct PhiloxKey {
