@@ -16,6 +16,7 @@ int cache(const Arguments&, Communicator&);
 int train(const Arguments&, Communicator&);
 int config(const Arguments&, Communicator&);
 int sample(const Arguments&, Communicator&);
+int upsample(const Arguments&, Communicator&);
 int score(const Arguments&, Communicator&);
 int report(const Arguments&, Communicator&);
 int convert(const Arguments&, Communicator&);

@@ -24,6 +24,7 @@ constexpr Module modules[] = {
     {"vae-decode", "unscaled latents -> images", eval_vae_decode},
     {"text", "captions -> hidden states of an embedding strategy", eval_text},
     {"encoder", "a text model against hidden states dumped elsewhere", eval_encoder},
+    {"generate", "prompts -> the ids that a decoder model goes on with", eval_generate},
     {"scheduler", "model outputs -> a sampler's trajectory", eval_scheduler},
 };
 

@@ -10,6 +10,7 @@ int eval_vae_encode(const Arguments&);
 int eval_vae_decode(const Arguments&);
 int eval_text(const Arguments&);
 int eval_encoder(const Arguments&);
+int eval_generate(const Arguments&);
 int eval_scheduler(const Arguments&);
 
 }  // namespace strata::commands
