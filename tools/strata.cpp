@@ -28,6 +28,7 @@ constexpr Command table[] = {
     {"train", "trains a U-Net from a TOML config, sharded over the ranks", commands::train, true},
     {"config", "show | validate | diff | keys of a training config", commands::config, false},
     {"sample", "prompts -> PNG images", commands::sample, true},
+    {"upsample", "short prompts -> detailed prompts", commands::upsample, true},
     {"score", "images + prompts -> a score per image", commands::score, true},
     {"report", "scores and runs -> tables, figures, one HTML page", commands::report, false},
     {"convert", "checkpoint <-> diffusers folder", commands::convert, false},

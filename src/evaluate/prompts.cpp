@@ -42,6 +42,12 @@ std::string string_field(const json& object, const char* key, const std::string&
   return found->get<std::string>();
 }
 
+/// What stands in the object beside the fields that a Prompt has.
+std::string other_fields(json object) {
+  for (const char* key : {"id", "prompt", "upsampled", "skills"}) object.erase(key);
+  return object.empty() ? "" : object.dump();
+}
+
 Prompt from_json_line(const json& object, const std::string& where) {
   Prompt prompt;
   prompt.text = string_field(object, "prompt", where, true);
@@ -59,6 +65,7 @@ Prompt from_json_line(const json& object, const std::string& where) {
       prompt.skills.push_back(skill.get<std::string>());
     }
   }
+  prompt.others = other_fields(object);
   return prompt;
 }
 
@@ -95,6 +102,7 @@ std::vector<Prompt> from_genai_bench(const json& document, const std::string& pa
     prompt.id = id;
     prompt.text = string_field(entry, "prompt", where, true);
     prompt.upsampled = string_field(entry, "upsampled", where, false);
+    prompt.others = other_fields(entry);
     if (auto found = skills_of.find(id); found != skills_of.end()) prompt.skills = found->second;
     prompts.push_back(std::move(prompt));
   }
