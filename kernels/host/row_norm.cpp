@@ -33,6 +33,13 @@ T* optional(const Tensor& t) {
   return t ? t.as<T>() : nullptr;
 }
 
+/// y[c] = value(c), which may read y[c]'s place before.
+template <class T, class Value>
+void fill_row(T* y, std::int64_t width, const Value& value) {
+#pragma omp simd
+  for (std::int64_t c = 0; c < width; ++c) y[c] = from_float<T>(value(c));
+}
+
 /// dx of one row, and the row's part of dw and db added to sum_w and sum_b.
 template <class T>
 void row_gradient(T* dx, const T* dy, const T* x, const T* w, const float* stats,
@@ -76,16 +83,15 @@ void HostBackend::layer_norm(Exec& exec, Tensor y, Tensor stats, Tensor x, Tenso
       }
       const T* source = from[row];
       T* target = to[row];
+      const auto normalised = [=](std::int64_t c) {
+        return (to_float(source[c]) - m.mean) * m.inverse_std;
+      };
       if (weight)
-#pragma omp simd
-        for (std::int64_t c = 0; c < width; ++c)
-          target[c] =
-              from_float<T>((to_float(source[c]) - m.mean) * m.inverse_std * to_float(weight[c]) +
-                            to_float(bias[c]));
+        fill_row(target, width, [=](std::int64_t c) {
+          return normalised(c) * to_float(weight[c]) + to_float(bias[c]);
+        });
       else
-#pragma omp simd
-        for (std::int64_t c = 0; c < width; ++c)
-          target[c] = from_float<T>((to_float(source[c]) - m.mean) * m.inverse_std);
+        fill_row(target, width, normalised);
     });
   });
 }
@@ -133,14 +139,13 @@ void HostBackend::rms_norm(Exec& exec, Tensor y, Tensor x, Tensor w, float eps,
       const float factor = 1.0f / std::sqrt(squares / static_cast<float>(width) + eps);
       T* target = to[row];
       if (scale == ops::RmsScale::one_plus_weight)
-#pragma omp simd
-        for (std::int64_t c = 0; c < width; ++c)
-          target[c] = from_float<T>(to_float(source[c]) * factor * (1.0f + to_float(weight[c])));
+        fill_row(target, width, [=](std::int64_t c) {
+          return to_float(source[c]) * factor * (1.0f + to_float(weight[c]));
+        });
       else
-#pragma omp simd
-        for (std::int64_t c = 0; c < width; ++c)
-          target[c] = from_float<T>(to_float(from_float<T>(to_float(source[c]) * factor)) *
-                                    to_float(weight[c]));
+        fill_row(target, width, [=](std::int64_t c) {
+          return to_float(from_float<T>(to_float(source[c]) * factor)) * to_float(weight[c]);
+        });
     });
   });
 }
