@@ -14,7 +14,7 @@ void HostBackend::normals(Exec& exec, Tensor out, PhiloxKey key, const PhiloxCou
   float* to = out.as<float>();
   for_rows(exec, batch * pieces, 8 * piece, [=](std::int64_t task) {
     const std::int64_t b = task / pieces, begin = task % pieces * piece;
-    std::uint32_t radius[piece / 2], angle[piece / 2];
+    std::uint32_t radius[piece / 2] = {}, angle[piece / 2] = {};
     for (std::int64_t i = 0; i < piece / 4; ++i) {
       const auto words = random_block(key, at[b], static_cast<std::uint32_t>(begin / 4 + i));
       radius[2 * i] = words[0];

@@ -72,10 +72,12 @@ Taps make_taps(int in, int out, Resample filter) {
   taps.count.resize(out);
   taps.weights.resize(static_cast<std::size_t>(out) * taps.width);
   std::vector<double> weights(taps.width);
+  // As Pillow rounds: towards zero, after adding. NOLINTNEXTLINE(bugprone-incorrect-roundings)
+  const auto rounded = [](double x) { return static_cast<int>(x + 0.5); };
   for (int i = 0; i < out; ++i) {
     const double centre = (i + 0.5) * scale;
-    const int first = std::max(static_cast<int>(centre - support + 0.5), 0);
-    const int count = std::min(static_cast<int>(centre + support + 0.5), in) - first;
+    const int first = std::max(rounded(centre - support), 0);
+    const int count = std::min(rounded(centre + support), in) - first;
     double sum = 0.0;
     for (int k = 0; k < count; ++k) {
       weights[k] = kernel.weight((k + first - centre + 0.5) * inverse);

@@ -26,13 +26,14 @@ std::vector<double> spaced_timesteps(const SamplerConfig& config, const SpacingO
   // numpy's arange counts in the difference of its first two values, not in the step asked for.
   const double ratio = static_cast<double>(train) / o.steps;
   const double trailing_step = (o.last - ratio) - o.last;
+  const int leading_step = o.last / o.points;
   std::vector<double> timesteps;
   for (int i = 0; i < o.steps; ++i) {
     const int from_end = o.points - 1 - i;
     double t = 0;
     switch (config.spacing) {
       case SamplerConfig::Spacing::leading:
-        t = static_cast<double>(from_end) * (o.last / o.points) + config.steps_offset;
+        t = static_cast<double>(from_end) * leading_step + config.steps_offset;
         break;
       case SamplerConfig::Spacing::trailing:
         t = std::nearbyint(o.last + i * trailing_step) - 1;

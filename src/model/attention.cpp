@@ -15,7 +15,8 @@ Attention::Attention(ParameterTable& table, const std::string& name, const Confi
 }
 
 ops::AttentionParams Attention::params() const {
-  return {.scale = 1.0f / std::sqrt(static_cast<float>(width_ / heads_))};
+  const std::int64_t head_width = width_ / heads_;
+  return {.scale = 1.0f / std::sqrt(static_cast<float>(head_width))};
 }
 
 Tensor Attention::forward(Exec& exec, const Weights& weights, Ragged x, Ragged context,
