@@ -1,10 +1,13 @@
 #include "core/process.hpp"
 
+#include <fmt/format.h>
 #include <sys/resource.h>
 #include <unistd.h>
 
 #include <array>
 #include <ctime>
+#include <fstream>
+#include <sstream>
 
 namespace strata {
 
@@ -12,6 +15,36 @@ std::string host_name() {
   std::array<char, 256> name{};
   if (gethostname(name.data(), name.size() - 1) != 0) return "unknown";
   return name.data();
+}
+
+std::string boot_id() {
+  std::string id;
+  std::ifstream("/proc/sys/kernel/random/boot_id") >> id;
+  return id;
+}
+
+std::string pid_namespace() {
+  std::array<char, 64> name{};
+  const ssize_t n = readlink("/proc/self/ns/pid", name.data(), name.size());
+  return n > 0 ? std::string(name.data(), static_cast<std::size_t>(n)) : "";
+}
+
+std::uint64_t start_of_process(std::int64_t pid) {
+  std::ifstream file(fmt::format("/proc/{}/stat", pid));
+  std::string line;
+  std::getline(file, line);
+  // pid (name) state ppid ...: the name may hold anything, so fields count from its last ')'.
+  const auto end = line.rfind(')');
+  if (end == std::string::npos) return 0;
+  std::istringstream fields(line.substr(end + 1));
+  std::string state, skipped;
+  fields >> state;
+  if (state == "Z" || state == "X") return 0;
+  constexpr int before_start = 18;  // ppid ... itrealvalue
+  for (int i = 0; i < before_start; ++i) fields >> skipped;
+  std::uint64_t start = 0;
+  fields >> start;
+  return start;
 }
 
 std::string utc_now() {

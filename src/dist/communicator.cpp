@@ -65,4 +65,18 @@ void agree(Communicator& comm, Exit code, const std::string& problem) {
   }
 }
 
+void together(Communicator& comm, const std::function<void()>& work) {
+  Exit code = Exit::internal;
+  std::string problem;
+  try {
+    work();
+  } catch (const Error& error) {
+    code = error.code();
+    problem = error.what();
+  } catch (const std::exception& error) {
+    problem = error.what();
+  }
+  agree(comm, code, problem);
+}
+
 }  // namespace strata

@@ -8,6 +8,7 @@
 // bf16.
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <span>
 #include <string>
@@ -76,6 +77,8 @@ std::unique_ptr<Communicator> local_communicator();
 /// the Error of the lowest rank that is not ("rank R: ..." when there are several ranks).
 /// Collective.
 void agree(Communicator& comm, Exit code, const std::string& problem);
+/// Runs `work` on this rank, then all ranks agree whether it worked everywhere. Collective.
+void together(Communicator& comm, const std::function<void()>& work);
 
 /// Initialises MPI on construction when this process was started by a launcher (mpirun, or srun
 /// with PMIx), or is alone as one rank without MPI; finalises on destruction. One per process,

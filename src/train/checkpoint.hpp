@@ -5,11 +5,12 @@
 //   checkpoints/step-00001000/
 //     shard-00000-of-00004.bin   this rank's part: [master | m | v | ema], f32, without gaps
 //     MANIFEST.json              step, hashes, tensors -> (file, byte offset, start, count),
-//     CRC-32C a
-//                                block and SHA-256 a file; the last line is the SHA-256 of the rest
+//                                CRC-32C a block and SHA-256 a file; the last line is the SHA-256
+//                                of the rest
 //
 // A folder appears under its final name only when everything in it is on disk: files, manifest and
-// folder are synced in `.tmp-step-00001000`, which is then renamed, and the parent is synced.
+// folder are synced in `.tmp-step-00001000.e3` (3: the owner's epoch), which is then renamed, and
+// the parent is synced.
 // Loading never starts silently anew: see `load_latest_checkpoint`.
 
 #include <functional>
@@ -53,13 +54,20 @@ std::string model_hash(const ParameterTable& table);
 /// "step-00001000"
 std::string checkpoint_name(std::int64_t step);
 
+/// Who saves. confirm: called on rank 0 before anything is touched and again just before the
+/// checkpoint gets its name; throws when another job has taken the run over.
+struct CheckpointOwner {
+  std::int64_t epoch = 0;  // of RunLock, the same on every rank
+  std::function<void()> confirm = [] {};
+};
+
 /// Collective. root: the `checkpoints` folder (created). host_json must be the same on every rank
 /// (rank 0's is written). Returns when the checkpoint is published; on any rank's failure all ranks
 /// throw the same Error (73/74/77), nothing is published and older checkpoints are untouched. An
 /// existing checkpoint of the same step is replaced.
 CheckpointInfo save_checkpoint(Communicator& comm, const std::string& root, std::int64_t step,
                                const CheckpointShard& shard, const std::string& config_hash,
-                               const std::string& host_json);
+                               const std::string& host_json, const CheckpointOwner& owner = {});
 
 /// Called on every rank with a valid manifest before anything is read; throws Error(78) to refuse.
 using CheckpointCheck = std::function<void(const CheckpointInfo&)>;

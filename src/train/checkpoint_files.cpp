@@ -9,7 +9,6 @@
 #include <cerrno>
 #include <chrono>
 #include <cstring>
-#include <exception>
 #include <thread>
 #include <utility>
 
@@ -64,20 +63,6 @@ int open_soon(const std::string& path) {
 }
 
 }  // namespace
-
-void together(Communicator& comm, const std::function<void()>& work) {
-  Exit code = Exit::internal;
-  std::string problem;
-  try {
-    work();
-  } catch (const Error& error) {
-    code = error.code();
-    problem = error.what();
-  } catch (const std::exception& error) {
-    problem = error.what();
-  }
-  agree(comm, code, problem);
-}
 
 File write_shard(const std::string& folder, const std::string& name,
                  std::span<const Tensor> states) {

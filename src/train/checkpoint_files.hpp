@@ -1,7 +1,6 @@
 #pragma once
 // File access of checkpoints. Private to checkpoint_*.cpp.
 
-#include <functional>
 #include <span>
 #include <string>
 #include <vector>
@@ -10,10 +9,6 @@
 #include "train/checkpoint_manifest.hpp"
 
 namespace strata::checkpoint {
-
-/// Runs `work` on this rank, then all ranks learn whether it worked everywhere: any Error becomes
-/// the lowest failing rank's Error on every rank. Collective.
-void together(Communicator& comm, const std::function<void()>& work);
 
 /// Writes the states one after the other to a new file (O_EXCL), block by block from a host copy
 /// that is hashed before it is written, then syncs it. Errors 73/74/77; a failed fsync is never

@@ -129,16 +129,18 @@ std::string checkpoint_name(std::int64_t step) {
 
 CheckpointInfo save_checkpoint(Communicator& comm, const std::string& root, std::int64_t step,
                                const CheckpointShard& shard, const std::string& config_hash,
-                               const std::string& host_json) {
+                               const std::string& host_json, const CheckpointOwner& owner) {
   check_shard(shard);
   CheckpointInfo info{root + "/" + checkpoint_name(step), step,     comm.size(), config_hash,
                       model_hash(*shard.table),           host_json};
   const std::string temporary =
-      fmt::format("{}/{}{}", root, temporary_prefix, checkpoint_name(step));
+      fmt::format("{}/{}{}.e{}", root, temporary_prefix, checkpoint_name(step), owner.epoch);
   const bool first = comm.rank() == 0;
   try {
     together(comm, [&] {
-      if (first) prepare(root, temporary);
+      if (!first) return;
+      owner.confirm();
+      prepare(root, temporary);
     });
     File file;
     together(comm, [&] {
@@ -156,6 +158,7 @@ CheckpointInfo save_checkpoint(Communicator& comm, const std::string& root, std:
       const std::string text = to_text(manifest);
       info.manifest_hash = manifest_hash(text);
       write_new_file(temporary + "/" + manifest_name, text);
+      owner.confirm();
       publish(temporary, info.path, root);
     });
   } catch (const Error&) {

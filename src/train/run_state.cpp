@@ -9,6 +9,7 @@
 #include "core/json.hpp"
 #include "core/log.hpp"
 #include "diffusion/sampler_config.hpp"
+#include "train/checkpoint_files.hpp"
 #include "train/provenance.hpp"
 
 namespace strata {
@@ -33,6 +34,17 @@ T member(const nlohmann::json& json, const char* key, const std::string& path) {
 /// The config of the run that saved the checkpoint; a key that has since gone makes it unreadable.
 TrainConfig saved_config(const nlohmann::json& host, const CheckpointInfo& info) {
   return parse_train_config(member<std::string>(host, "config", info.path), info.path);
+}
+
+constexpr std::string_view trash_prefix = ".trash-";
+
+bool is_whole(const std::string& path) {
+  try {
+    checkpoint::read_valid_manifest(path);
+    return true;
+  } catch (const Error&) {
+    return false;
+  }
 }
 
 std::int64_t step_of(const std::string& name) {
@@ -127,16 +139,22 @@ CheckpointShard checkpoint_shard(Learner& learner) {
 }
 
 void prune_checkpoints(const std::string& root, std::int64_t keep, std::int64_t keep_every) {
+  std::error_code error;
+  for (const auto& entry : std::filesystem::directory_iterator(root, error))
+    if (entry.path().filename().string().starts_with(trash_prefix))
+      std::filesystem::remove_all(entry.path(), error);
   if (keep == 0) return;
   const auto names = list_checkpoints(root);
-  for (std::size_t i = 0; i + keep < names.size(); ++i) {
-    if (keep_every > 0 && step_of(names[i]) % keep_every == 0) continue;
+  std::int64_t newer = 0;
+  for (auto name = names.rbegin(); name != names.rend(); ++name) {
+    if (!is_whole(root + "/" + *name)) continue;
+    if (newer++ < std::max<std::int64_t>(keep, 2)) continue;
+    if (keep_every > 0 && step_of(*name) % keep_every == 0) continue;
     // Renamed first: a removal that is cut short leaves nothing under a checkpoint's name.
-    const std::string trash = fmt::format("{}/.trash-{}", root, names[i]);
-    std::error_code error;
-    std::filesystem::rename(root + "/" + names[i], trash, error);
+    const std::string trash = fmt::format("{}/{}{}", root, trash_prefix, *name);
+    std::filesystem::rename(root + "/" + *name, trash, error);
     if (!error) std::filesystem::remove_all(trash, error);
-    if (error) log::warn("{}/{}: old checkpoint not removed: {}", root, names[i], error.message());
+    if (error) log::warn("{}/{}: old checkpoint not removed: {}", root, *name, error.message());
   }
 }
 
