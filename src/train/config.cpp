@@ -130,9 +130,11 @@ void describe_machine(Table t, OptimizationConfig& c) {
   t.integer("log_every", c.log_every, 1, 1e9, Effect::none, "steps between records of metrics");
   t.integer("checkpoint_every", c.checkpoint_every, 0, 1e12, Effect::none,
             "steps between checkpoints; 0 = only at the end and on a stop");
-  t.integer("keep", c.keep, 0, 1e6, Effect::none, "newest checkpoints kept; 0 = all");
+  t.integer("keep", c.keep, 0, 1e6, Effect::none, "newest checkpoints kept, at least 2; 0 = all");
   t.integer("keep_every", c.keep_every, 0, 1e12, Effect::none,
             "checkpoints at multiples of this many steps are kept for good; 0 = none");
+  t.integer("verify_every", c.verify_every, 0, 1e12, Effect::none,
+            "steps between comparisons of the weights of all ranks by hash; 0 = never");
 }
 
 void describe_validation(Table t, ValidationConfig& c) {

@@ -62,6 +62,7 @@ struct OptimizationConfig {
   std::int64_t checkpoint_every = 10000;
   std::int64_t keep = 3;
   std::int64_t keep_every = 0;
+  std::int64_t verify_every = 100;
 };
 
 struct ValidationConfig {

@@ -7,6 +7,7 @@
 #include "model/weights.hpp"
 #include "train/conditioning.hpp"
 #include "train/latents.hpp"
+#include "train/replicas.hpp"
 #include "train/setup.hpp"
 
 namespace strata {
@@ -87,6 +88,11 @@ StepOutcome Learner::step(bool stop, StepDump* dump) {
       lane += double{noised.weight.as<float>()[b]} * loss.as<float>()[b];
     if (dump) dump->add(batch, latents, noised, caption, loss);
   }
+
+  // Before the update: it gathers every weight anew, and what was wrong in this step would not
+  // show.
+  if (c.verify_every > 0 && (steps_ + 1) % c.verify_every == 0)
+    check_replicas(communicator_, zero_.weights().flat(), fmt::format("step {}", steps_ + 1));
 
   lanes.back() = stop ? 1 : 0;
   communicator_.all_reduce_sum(lanes);

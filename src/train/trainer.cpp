@@ -12,6 +12,7 @@
 #include "train/metrics.hpp"
 #include "train/plan.hpp"
 #include "train/provenance.hpp"
+#include "train/run_lock.hpp"
 #include "train/run_state.hpp"
 #include "train/setup.hpp"
 #include "train/signals.hpp"
@@ -47,9 +48,13 @@ class Run {
   void prepare_folder();
   void resume_or_start();
   void resume_from(const CheckpointInfo& info);
+  CheckpointCheck same_run() {
+    return [this](const CheckpointInfo& info) { check_same_run(info, config_, learner_); };
+  }
   void open_records();
   void after_step(const StepOutcome& outcome, double step_s);
-  void check_numerics(const StepOutcome& outcome);
+  bool check_numerics(const StepOutcome& outcome);
+  void go_back(const std::string& why);
   void record(const StepOutcome& outcome, double step_s);
   void write_dump(const StepDump& dump, const StepOutcome& outcome) const;
   void validate_now();
@@ -66,11 +71,14 @@ class Run {
   Communicator& communicator_;
   const RunFolder folder_;
   StopSignals signals_;
+  std::optional<RunLock> lock_;  // rank 0
+  std::int64_t epoch_ = 0;       // of the lock
   Learner learner_;
   std::optional<LineLog> log_;
   std::optional<MetricsLog> metrics_;  // rank 0
   Preview preview_;
   int skipped_ = 0;
+  std::int64_t went_back_from_ = 0;  // the step that made the run go back to a checkpoint
   double matmul_rate_ = 0, flops_an_image_ = 0;
   std::int64_t recorded_step_ = 0;
   double trained_s_ = 0;  // spent in steps since the last record
@@ -82,22 +90,20 @@ void Run::say(const std::string& text) {
 }
 
 void Run::prepare_folder() {
-  std::string problem;
-  if (is_first_rank()) {
-    const bool occupied = !list_checkpoints(folder_.checkpoints()).empty();
-    if (options_.resume == "never" && occupied && !options_.overwrite)
-      problem = fmt::format(
-          "{}: holds checkpoints, and --resume never was asked for (--overwrite "
-          "removes them)",
-          folder_.dir);
-  }
-  agree(communicator_, Exit::cannot_create, problem);
-  if (is_first_rank()) {
+  together(communicator_, [&] {
+    if (!is_first_rank()) return;
     make_directories(folder_.dir);
-    if (options_.resume == "never" && options_.overwrite) folder_.clear();
+    lock_.emplace(folder_.dir);
+    epoch_ = lock_->epoch();
+    const bool anew = options_.resume == "never";
+    if (anew && !options_.overwrite && !list_checkpoints(folder_.checkpoints()).empty())
+      fail(Exit::cannot_create,
+           "{}: holds checkpoints, and --resume never was asked for (--overwrite removes them)",
+           folder_.dir);
+    if (anew && options_.overwrite) folder_.clear();
     std::filesystem::remove(folder_.exit_note());
-  }
-  communicator_.barrier();
+  });
+  communicator_.broadcast(std::as_writable_bytes(std::span(&epoch_, 1)), 0);
 }
 
 void Run::resume_from(const CheckpointInfo& info) {
@@ -111,10 +117,8 @@ void Run::resume_from(const CheckpointInfo& info) {
 }
 
 void Run::resume_or_start() {
-  const CheckpointCheck check = [&](const CheckpointInfo& info) {
-    check_same_run(info, config_, learner_);
-  };
   const CheckpointShard shard = checkpoint_shard(learner_);
+  const auto check = same_run();
   if (options_.resume != "never" && options_.resume != "auto")
     return resume_from(load_checkpoint(communicator_, options_.resume, shard, check));
   if (options_.resume == "auto")
@@ -147,20 +151,39 @@ void Run::open_records() {
                   learner_.unet().parameters().numel()));
 }
 
-void Run::check_numerics(const StepOutcome& outcome) {
+/// Whether the run goes on from here, not from a checkpoint that it went back to.
+bool Run::check_numerics(const StepOutcome& outcome) {
   if (outcome.applied) {
     skipped_ = 0;
-    return;
+    if (step() == went_back_from_)
+      say(fmt::format(
+          "step {}: finite this time, with the same data and noise: suspect the hardware", step()));
+    return true;
   }
   ++skipped_;
   const auto first = samples() - config_.train.batch;
   const auto text =
       fmt::format("step {}: the gradient is not finite (loss {}): update skipped, samples {}..{}",
                   step(), outcome.loss, first, samples() - 1);
-  if (skipped_ > most_skipped_in_a_row)
-    fail(Exit::numerics, "{}; {} steps in a row", text, skipped_);
   if (is_first_rank()) log::warn("{}", text);
   log_->append(utc_now() + " " + text);
+  if (skipped_ <= most_skipped_in_a_row) return true;
+  go_back(fmt::format("{}; {} steps in a row", text, skipped_));
+  return false;
+}
+
+/// Steps repeat to the bit, so what repeats is the data's or the model's fault, and what does not
+/// is the machine's.
+void Run::go_back(const std::string& why) {
+  if (step() <= went_back_from_)
+    fail(Exit::numerics, "{}, as before from the last checkpoint on: data or model", why);
+  went_back_from_ = step();
+  const auto info = load_latest_checkpoint(communicator_, folder_.checkpoints(),
+                                           checkpoint_shard(learner_), same_run());
+  if (!info) fail(Exit::numerics, "{}, and no checkpoint to go back to", why);
+  resume_from(*info);
+  recorded_step_ = step();
+  trained_s_ = 0;
 }
 
 void Run::record(const StepOutcome& outcome, double step_s) {
@@ -259,9 +282,10 @@ void Run::preview_now() {
 void Run::save() {
   const auto start = Clock::now();
   const RunState state{step(), learner_.updates(), skipped_};
-  const auto info = save_checkpoint(communicator_, folder_.checkpoints(), step(),
-                                    checkpoint_shard(learner_), config_hash(config_),
-                                    host_json(state, config_, learner_, communicator_.size()));
+  const CheckpointOwner owner{epoch_, [this] { lock_->confirm_now(); }};
+  const auto info = save_checkpoint(
+      communicator_, folder_.checkpoints(), step(), checkpoint_shard(learner_),
+      config_hash(config_), host_json(state, config_, learner_, communicator_.size()), owner);
   if (is_first_rank())
     prune_checkpoints(folder_.checkpoints(), config_.train.keep, config_.train.keep_every);
   log_->append(
@@ -270,7 +294,8 @@ void Run::save() {
 
 void Run::after_step(const StepOutcome& outcome, double step_s) {
   const auto& c = config_.train;
-  check_numerics(outcome);
+  if (lock_) lock_->confirm();
+  if (!check_numerics(outcome)) return;
   trained_s_ += step_s;
   if (step() % c.log_every == 0 || step() == 1 || step() == c.steps || outcome.stop) {
     record(outcome, step_s);
@@ -282,13 +307,17 @@ void Run::after_step(const StepOutcome& outcome, double step_s) {
       (step() % config_.validation.every == 0 || last))
     validate_now();
   if (preview_ && step() % config_.samples.every == 0) preview_now();
-  const bool due = c.checkpoint_every > 0 && step() % c.checkpoint_every == 0;
+  // Not among skipped steps: what made them may be in the state that would be saved.
+  const bool due = c.checkpoint_every > 0 && step() % c.checkpoint_every == 0 && skipped_ == 0;
   if (due || last || outcome.stop) save();
 }
 
 TrainResult Run::train() {
   try {
     return train_to_the_end();
+  } catch (const Error& e) {
+    if (log_ && e.code() != Exit::owned) log_->append(utc_now() + " error: " + e.what());
+    throw;
   } catch (const std::exception& e) {
     if (log_) log_->append(utc_now() + " error: " + e.what());
     throw;
@@ -335,10 +364,10 @@ TrainResult Run::train_to_the_end() {
   return result;
 }
 
-/// Leaves exit.json behind from the lowest failing rank.
+/// Leaves exit.json behind from the lowest failing rank, but not in a folder that is another job's.
 void note_failure(const TrainConfig& config, Communicator& communicator, Exit code,
                   const char* cause) {
-  if (communicator.reports_failure())
+  if (code != Exit::owned && communicator.reports_failure())
     write_exit_note({config.output.dir}, code, communicator.rank(), cause);
 }
 

@@ -5,18 +5,23 @@
 
 #include <gtest/gtest.h>
 
+#include <bit>
 #include <cmath>
 #include <csignal>
 #include <cstring>
+#include <optional>
 #include <set>
+#include <utility>
 
 #include "../dist/job.hpp"
+#include "core/process.hpp"
 #include "core/safetensors.hpp"
 #include "kernels/ops.hpp"
 #include "model/weights.hpp"
 #include "tiny_run.hpp"
 #include "train/checkpoint.hpp"
 #include "train/plan.hpp"
+#include "train/run_lock.hpp"
 
 namespace strata {
 namespace {
@@ -331,6 +336,80 @@ TEST_F(Training, PersistentNaNEndsWith87AfterThreeSkips) {
   EXPECT_NE(note["cause"].get<std::string>().find("step 4: the gradient is not finite"),
             std::string::npos)
       << note["cause"];
+}
+
+/// Sample images that are not: after step 6, `harm` is done to this rank's weights.
+TrainOptions harming(std::function<void(float&)> harm) {
+  TrainOptions options;
+  options.make_preview = [harm] {
+    return [harm](const PreviewRequest& request) {
+      if (request.step == 6) harm(*request.weights.flat().as<float>());
+    };
+  };
+  return options;
+}
+
+TEST_F(Training, GoesBackToACheckpointAndOnWhenNaNDoesNotComeAgain) {
+  const std::vector<std::string> keys{"train.steps=12", "train.checkpoint_every=4",
+                                      "samples.every=6", "train.precision=fp32"};
+  const auto disturbed = config("disturbed", keys), calm = config("calm", keys);
+  bool done = false;
+  EXPECT_EQ(code_of(disturbed, harming([&](float& weight) {
+                      if (!std::exchange(done, true)) weight = NAN;
+                    })),
+            Exit::ok);
+  EXPECT_EQ(code_of(calm), Exit::ok);
+  EXPECT_TRUE(done);
+  if (world().rank() != 0) return;
+  const auto log = read_file(RunFolder{disturbed.output.dir}.log(0));
+  EXPECT_NE(log.find("step 10: finite this time"), std::string::npos) << log;
+  const auto a = metrics_of(disturbed), b = metrics_of(calm);
+  for (std::int64_t step = 1; step <= 12; ++step) EXPECT_EQ(a.at(step)["loss"], b.at(step)["loss"]);
+}
+
+TEST_F(Training, NaNThatComesAgainAfterGoingBackEndsWith87) {
+  const auto c = config("run", {"train.steps=12", "train.checkpoint_every=4", "samples.every=6",
+                                "train.precision=fp32"});
+  EXPECT_EQ(code_of(c, harming([](float& weight) { weight = NAN; })), Exit::numerics);
+  if (world().rank() != 0) return;
+  const auto note = nlohmann::json::parse(read_file(RunFolder{c.output.dir}.exit_note()));
+  EXPECT_NE(note["cause"].get<std::string>().find("as before from the last checkpoint on"),
+            std::string::npos)
+      << note["cause"];
+}
+
+TEST_F(Training, AWeightThatDiffersOnOneRankEndsWith88) {
+  const auto c = config(
+      "run", {"train.steps=8", "train.verify_every=7", "samples.every=6", "train.precision=fp32"});
+  const bool last = world().rank() == world().size() - 1;
+  const auto options = harming([&](float& weight) {
+    if (last) weight = std::bit_cast<float>(std::bit_cast<std::uint32_t>(weight) ^ 1u);
+  });
+  EXPECT_EQ(code_of(c, options), world().size() > 1 ? Exit::corruption : Exit::ok);
+  if (world().rank() != 0 || world().size() == 1) return;
+  const auto note = nlohmann::json::parse(read_file(RunFolder{c.output.dir}.exit_note()));
+  EXPECT_NE(note["cause"].get<std::string>().find(
+                fmt::format("rank {} on {}", world().size() - 1, host_name())),
+            std::string::npos)
+      << note["cause"];
+}
+
+TEST_F(Training, AFolderOfALiveJobIsLeftAlone) {
+  const auto c = config("run", {"train.steps=2"});
+  if (world().rank() == 0) make_directories(c.output.dir);
+  world().barrier();
+  {
+    std::optional<RunLock> owner;
+    if (world().rank() == 0) owner.emplace(c.output.dir, LockTiming{std::chrono::milliseconds(50)});
+    EXPECT_EQ(code_of(c), Exit::owned);
+    world().barrier();
+  }
+  if (world().rank() == 0) {
+    EXPECT_FALSE(file_exists(RunFolder{c.output.dir}.exit_note()));
+    EXPECT_FALSE(directory_exists(RunFolder{c.output.dir}.logs()));
+  }
+  world().barrier();
+  EXPECT_EQ(code_of(c), Exit::ok);
 }
 
 TEST_F(Training, APreviewThatCannotBeMadeEndsTheRunWithANote) {
