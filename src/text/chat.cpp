@@ -34,11 +34,16 @@ std::int32_t needed_id(const Tokenizer& tokenizer, const std::string& token) {
 
 const char* end_of_turn(ChatFormat format) {
   switch (format) {
-    case ChatFormat::none: return nullptr;
-    case ChatFormat::gemma: return "<end_of_turn>";
-    case ChatFormat::llama3: return "<|eot_id|>";
-    case ChatFormat::mistral: return "</s>";
-    case ChatFormat::qwen2: return "<|im_end|>";
+    case ChatFormat::none:
+      return nullptr;
+    case ChatFormat::gemma:
+      return "<end_of_turn>";
+    case ChatFormat::llama3:
+      return "<|eot_id|>";
+    case ChatFormat::mistral:
+      return "</s>";
+    case ChatFormat::qwen2:
+      return "<|im_end|>";
   }
   return nullptr;
 }
@@ -71,11 +76,12 @@ std::vector<ChatPiece> chat_turn(ChatFormat format, const Tokenizer& tokenizer,
                                  std::string_view message) {
   const std::string own(message), bare(trimmed(message));
   switch (format) {
-    case ChatFormat::none: return {{own}};
+    case ChatFormat::none:
+      return {{own}};
     case ChatFormat::gemma:
-      return {{"<bos>", true},         {"<start_of_turn>", true}, {"user\n" + bare},
-              {"<end_of_turn>", true}, {"\n"},                    {"<start_of_turn>", true},
-              {"model\n"}};
+      return {
+          {"<bos>", true}, {"<start_of_turn>", true}, {"user\n" + bare}, {"<end_of_turn>", true},
+          {"\n"},          {"<start_of_turn>", true}, {"model\n"}};
     case ChatFormat::llama3:
       return {{"<|begin_of_text|>", true},
               {"<|start_header_id|>", true},
@@ -91,16 +97,11 @@ std::vector<ChatPiece> chat_turn(ChatFormat format, const Tokenizer& tokenizer,
       if (!tokenizer.id_of("[INST]")) return {{"<s>", true}, {"[INST] " + own + " [/INST]"}};
       return {{"<s>", true}, {"[INST]", true}, {" " + own}, {"[/INST]", true}};
     case ChatFormat::qwen2:
-      return {{"<|im_start|>", true},
-              {"system\nYou are a helpful assistant."},
-              {"<|im_end|>", true},
-              {"\n"},
-              {"<|im_start|>", true},
-              {"user\n" + own},
-              {"<|im_end|>", true},
-              {"\n"},
-              {"<|im_start|>", true},
-              {"assistant\n"}};
+      return {{"<|im_start|>", true}, {"system\nYou are a helpful assistant."},
+              {"<|im_end|>", true},   {"\n"},
+              {"<|im_start|>", true}, {"user\n" + own},
+              {"<|im_end|>", true},   {"\n"},
+              {"<|im_start|>", true}, {"assistant\n"}};
   }
   return {};
 }
@@ -113,8 +114,8 @@ std::vector<std::int32_t> encode_turn(ChatFormat format, const Tokenizer& tokeni
   bool splits = true;
   for (const ChatPiece& piece : pieces)
     if (piece.special)
-      splits = splits && tokenizer.encode(piece.text, false) ==
-                             std::vector{needed_id(tokenizer, piece.text)};
+      splits = splits &&
+               tokenizer.encode(piece.text, false) == std::vector{needed_id(tokenizer, piece.text)};
   std::string whole;
   std::vector<std::int32_t> ids;
   for (const ChatPiece& piece : pieces) {

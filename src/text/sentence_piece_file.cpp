@@ -52,6 +52,9 @@ class Fields {
     return field;
   }
 
+  /// Where the next field begins.
+  std::size_t offset() const { return at_; }
+
   [[noreturn]] void refuse(std::string_view what) const {
     fail(Exit::data, "{}: not a sound SentencePiece model: {} (byte {} of its message)", path_,
          what, at_);
@@ -82,12 +85,12 @@ using Field = Fields::Field;
 
 /// Field numbers of sentencepiece_model.proto.
 namespace model_field {
-constexpr std::uint32_t piece = 1, trainer = 2, normalizer = 3, denormalizer = 5;
+constexpr std::uint32_t piece = 1, trainer = 2, normalizer = 3, self_test = 4, denormalizer = 5;
 }
 namespace piece_field {
 constexpr std::uint32_t text = 1, score = 2, type = 3;
 }
-constexpr std::uint32_t model_type_field = 3, charsmap_field = 2;
+constexpr std::uint32_t model_type_field = 3, byte_fallback_field = 35, charsmap_field = 2;
 constexpr std::size_t max_pieces = std::size_t{1} << 24, max_piece_bytes = 4096;
 
 std::string check_piece(std::string_view bytes, std::size_t index, const std::string& path) {
@@ -139,7 +142,51 @@ void check_normalizer(std::string_view bytes, const std::string& path) {
   }
 }
 
+void append_varint(std::string& bytes, std::uint64_t value) {
+  for (; value >= 0x80; value >>= 7) bytes += static_cast<char>(value | 0x80);
+  bytes += static_cast<char>(value);
+}
+
+void append_integer(std::string& bytes, std::uint32_t number, std::uint64_t value) {
+  append_varint(bytes, number << 3 | Field::varint);
+  append_varint(bytes, value);
+}
+
+void append_bytes(std::string& bytes, std::uint32_t number, std::string_view value) {
+  append_varint(bytes, number << 3 | Field::bytes);
+  append_varint(bytes, value.size());
+  bytes += value;
+}
+
+/// "<0x41>"
+bool is_byte_name(std::string_view text) {
+  return text.size() == 6 && text.starts_with("<0x") && text.ends_with('>');
+}
+
 }  // namespace
+
+std::optional<std::string> with_byte_pieces(std::string_view bytes, const std::string& path) {
+  std::string wider;
+  Fields fields(bytes, path);
+  for (std::size_t begin = 0; const auto field = fields.next(); begin = fields.offset()) {
+    if (field->number == model_field::self_test) continue;
+    if (field->number == model_field::piece && is_byte_name(check_piece(field->text, 0, path)))
+      return std::nullopt;
+    wider += bytes.substr(begin, fields.offset() - begin);
+  }
+  for (int byte = 0; byte < 256; ++byte) {
+    constexpr std::uint64_t byte_type = 6;
+    std::string piece;
+    append_bytes(piece, piece_field::text, fmt::format("<0x{:02X}>", byte));
+    append_integer(piece, piece_field::type, byte_type);
+    append_bytes(wider, model_field::piece, piece);
+  }
+  // A message that comes twice is merged field by field.
+  std::string trainer;
+  append_integer(trainer, byte_fallback_field, 1);
+  append_bytes(wider, model_field::trainer, trainer);
+  return wider;
+}
 
 void check_sentence_piece_file(std::string_view bytes, const std::string& path) {
   Fields fields(bytes, path);
