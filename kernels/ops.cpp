@@ -419,8 +419,8 @@ void store_in_pages(Exec& exec, Tensor keys, Tensor values, Tensor k, Tensor v, 
   check_pages(check, keys, values, k.dtype, k.shape[1], k.shape[2]);
   check.counts("slots", slots, {k.shape[0]});
   for (std::int64_t t = 0; t < k.shape[0]; ++t)
-    check.that(slots.as<std::int64_t>()[t] < keys.shape[0] * page_positions,
-               "slot {} of {} pages", slots.as<std::int64_t>()[t], keys.shape[0]);
+    check.that(slots.as<std::int64_t>()[t] < keys.shape[0] * page_positions, "slot {} of {} pages",
+               slots.as<std::int64_t>()[t], keys.shape[0]);
   exec.backend().store_in_pages(exec, keys, values, k, v, slots);
 }
 

@@ -132,8 +132,8 @@ void rope(Exec&, Tensor x, Tensor positions, Tensor inv_freq);
 // Keys and values of texts that grow lie in pages of page_positions positions, P in all: keys
 // (P,Nkv,D,page_positions), values (P,Nkv,page_positions,D).
 inline constexpr std::int64_t page_positions = 64;
-/// Row t of k v (T,Nkv,D) goes to slots[t] = page * page_positions + place, or nowhere where that is
-/// negative; slots (T) i64 on the host.
+/// Row t of k v (T,Nkv,D) goes to slots[t] = page * page_positions + place, or nowhere where that
+/// is negative; slots (T) i64 on the host.
 void store_in_pages(Exec&, Tensor keys, Tensor values, Tensor k, Tensor v, Tensor slots);
 /// Causal attention of each sequence's newest position: q o (B,N,D); lengths (B) i64 counts the
 /// positions, the query's own the last; pages (B,M) i64 says where position i lies: page

@@ -14,8 +14,8 @@ namespace strata::host {
 
 namespace {
 
-constexpr std::int64_t panel = 64;        // keys packed together
-constexpr std::int64_t key_block = 256;   // keys between two updates of the running maximum
+constexpr std::int64_t panel = 64;       // keys packed together
+constexpr std::int64_t key_block = 256;  // keys between two updates of the running maximum
 static_assert(key_block <= longest_scores);
 constexpr std::int64_t query_tile = 24;   // queries whose scores are in cache at once
 constexpr std::int64_t query_task = 480;  // queries that share one packing of keys and values

@@ -78,11 +78,9 @@ void HostBackend::linear(Exec& exec, Tensor y, Tensor x, Tensor w, Tensor b) {
   const ThreadScope threads(vendor_.threads());
   const ArenaScope scope(exec.arena);
   const Call& call =
-      vendor_.call({Kind::linear, static_cast<std::int64_t>(x.dtype), {rows, n, k, bool(b)}},
-                   [&] {
-                     return make_product(vendor_.engine(), x.dtype, rows,
-                                         any_matrix(x.dtype, k, n), bool(b));
-                   });
+      vendor_.call({Kind::linear, static_cast<std::int64_t>(x.dtype), {rows, n, k, bool(b)}}, [&] {
+        return make_product(vendor_.engine(), x.dtype, rows, any_matrix(x.dtype, k, n), bool(b));
+      });
   const void* weights = vendor_.weights(w.data, matrix(x.dtype, k, n, true), call.w);
   const Tensor source = with_rows(exec, x, m, rows);
   const Tensor target = rows == m ? y : exec.empty(y.dtype, {rows, n});
@@ -94,8 +92,8 @@ void HostBackend::linear(Exec& exec, Tensor y, Tensor x, Tensor w, Tensor b) {
   if (rows != m) std::memcpy(y.data, target.data, y.bytes());
 }
 
-const Call& HostBackend::packed_call(DType dtype, std::int64_t rows, std::int64_t n,
-                                     std::int64_t k, bool bias) {
+const Call& HostBackend::packed_call(DType dtype, std::int64_t rows, std::int64_t n, std::int64_t k,
+                                     bool bias) {
   return vendor_.call(
       {Kind::packed_linear, static_cast<std::int64_t>(dtype), {rows, n, k, bias}}, [&] {
         const memory::desc w = rows == ops::packed_rows

@@ -76,8 +76,7 @@ struct Paged {
       if (p.softcap != 0) cap_scores(row, count, p.softcap);
       std::fill_n(row, begin, unseen);
       const float largest = maximum(row, count, of.largest()[r]);
-      const float shrink =
-          of.sum()[r] == 0 ? 0.0f : portable::exp(of.largest()[r] - largest);
+      const float shrink = of.sum()[r] == 0 ? 0.0f : portable::exp(of.largest()[r] - largest);
       of.sum()[r] = of.sum()[r] * shrink + exponentiate(row, count, places, largest);
       std::fill_n(row, begin, 0.0f);
       of.largest()[r] = largest;

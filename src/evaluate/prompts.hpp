@@ -13,8 +13,8 @@ struct Prompt {
   std::string text;       // the prompt as published
   std::string upsampled;  // detailed version; empty where the file has none
   std::vector<std::string> skills;
-  std::string others;     // the further fields of its JSON object, as one; empty where none are
-  std::int64_t row = 0;   // in the prompt file, from 0
+  std::string others;    // the further fields of its JSON object, as one; empty where none are
+  std::int64_t row = 0;  // in the prompt file, from 0
 };
 
 enum class TextField { prompt, upsampled };

@@ -27,9 +27,8 @@ void add_others(nlohmann::ordered_json& line, const nlohmann::json& rest) {
 std::string trimmed(const std::string& text) {
   constexpr const char* blank = " \t\n\v\f\r";
   const auto first = text.find_first_not_of(blank);
-  return first == std::string::npos
-             ? ""
-             : text.substr(first, text.find_last_not_of(blank) + 1 - first);
+  return first == std::string::npos ? ""
+                                    : text.substr(first, text.find_last_not_of(blank) + 1 - first);
 }
 
 std::string folder_of(const std::string& path) {
@@ -109,9 +108,10 @@ UpsampleReport upsample(Communicator& communicator, const UpsampleWork& work,
   const bool first = communicator.rank() == 0;
   const JournalFolder folder(folder_of(options.out) + "/.partial/" +
                              fs::path(options.out).filename().string());
-  const std::string plan =
-      nlohmann::json{{"input", work.sha256}, {"rows", work.prompts.size()}, {"plan", options.plan}}
-          .dump();
+  const std::string plan = nlohmann::json{
+      {"input", work.sha256},
+      {"rows", work.prompts.size()},
+      {"plan", options.plan}}.dump();
   if (first) {
     if (file_exists(options.out) && !options.overwrite)
       fail(Exit::cannot_create, "{}: exists; give another --out, or --overwrite", options.out);

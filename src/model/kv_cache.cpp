@@ -26,8 +26,7 @@ KvCache::KvCache(const TextConfig& config, DType compute, std::int64_t texts)
       windows_.back().pages.resize(static_cast<std::size_t>(texts));
       found = windows_.end() - 1;
     }
-    layers_.push_back(
-        {static_cast<std::size_t>(found - windows_.begin()), found->layers.size()});
+    layers_.push_back({static_cast<std::size_t>(found - windows_.begin()), found->layers.size()});
     found->layers.emplace_back();
   }
 }

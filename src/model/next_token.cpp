@@ -43,8 +43,7 @@ double draw(const SamplingOptions& options, std::uint64_t row, std::uint32_t pos
 }  // namespace
 
 std::int32_t next_token(std::span<const float> logits, float softcap,
-                        const SamplingOptions& options, std::uint64_t row,
-                        std::uint32_t position) {
+                        const SamplingOptions& options, std::uint64_t row, std::uint32_t position) {
   STRATA_CHECK(!logits.empty());
   for (std::size_t i = 0; i < logits.size(); ++i)
     if (!std::isfinite(logits[i]))

@@ -176,8 +176,8 @@ class TextGenerator::Run {
 
   void extend(Text& text, std::span<const float> logits) {
     const auto at = static_cast<std::uint32_t>(text.output.size());
-    const std::int32_t id = next_token(logits, model_.config().final_softcap, options_.sampling,
-                                       text.row, at);
+    const std::int32_t id =
+        next_token(logits, model_.config().final_softcap, options_.sampling, text.row, at);
     const bool stops = is_in(of_.stop_, id) || is_in(options_.stop, id);
     if (!stops) text.output.push_back(id);
     if (!stops && std::ssize(text.output) < options_.max_new_tokens) return;

@@ -14,8 +14,8 @@ namespace strata {
 struct GenerationOptions {
   SamplingOptions sampling;
   std::int64_t max_new_tokens = 1024;
-  std::int64_t batch = 16;                 // texts at once
-  std::vector<std::int32_t> stop;          // more ids that end a text, beside the model's own
+  std::int64_t batch = 16;         // texts at once
+  std::vector<std::int32_t> stop;  // more ids that end a text, beside the model's own
 };
 
 /// A prompt by the number that its randomness is drawn with.
@@ -35,9 +35,9 @@ class TextGenerator {
   const TextModel& model() const { return model_; }
 
   /// Takes requests until there are none and calls done(row, new ids) as each text ends: at
-  /// max_new_tokens, or before an id that stops it, which is not output. A text that ends makes room
-  /// for the next request. A text's ids depend on its request and the options alone, not on `batch`
-  /// or its neighbours. A prompt without ids stays without output.
+  /// max_new_tokens, or before an id that stops it, which is not output. A text that ends makes
+  /// room for the next request. A text's ids depend on its request and the options alone, not on
+  /// `batch` or its neighbours. A prompt without ids stays without output.
   using Next = std::function<std::optional<TextRequest>()>;
   using Done = std::function<void(std::uint64_t row, const std::vector<std::int32_t>& ids)>;
   void generate(Exec&, const GenerationOptions&, const Next&, const Done&) const;

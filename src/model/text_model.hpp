@@ -31,8 +31,8 @@ class TextModel {
   /// `layers` after the final norm. Valid during the call only.
   using TakeState = std::function<void(std::int64_t k, Tensor state)>;
 
-  /// Fills o (T,heads,D) from q like it and k v (T,kv_heads,D) of one layer's pass, to whose q and k
-  /// rotary positions are applied. Valid during the call only.
+  /// Fills o (T,heads,D) from q like it and k v (T,kv_heads,D) of one layer's pass, to whose q and
+  /// k rotary positions are applied. Valid during the call only.
   using Attend = std::function<void(std::int64_t layer, Tensor o, Tensor q, Tensor k, Tensor v)>;
 
   /// The pass that every use shares: T rows of whatever texts, ids and positions (T) i64 on the
@@ -69,7 +69,7 @@ class TextModel {
   };
   /// What every layer of one pass reads.
   struct Batch {
-    Tensor ids, positions;  // (tokens)
+    Tensor ids, positions;             // (tokens)
     std::int64_t tokens, rows, block;  // rows: tokens rounded up to whole blocks
     const Attend& attend;
   };

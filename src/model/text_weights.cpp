@@ -238,9 +238,10 @@ ops::PackedWeight TextWeights::pack_head(Exec& exec, const TextConfig& config,
     fail(Exit::data, "{}: a {} encoder cannot generate text", folder_.path(), config.model_type);
   if (config.tied_head) return pack(exec, text_names(config).embedding + ".weight", compute);
   if (!folder_.contains(head_name))
-    fail(Exit::data,
-         "{}: cannot generate text: there is no {}, and tie_word_embeddings of config.json is false",
-         folder_.path(), head_name);
+    fail(
+        Exit::data,
+        "{}: cannot generate text: there is no {}, and tie_word_embeddings of config.json is false",
+        folder_.path(), head_name);
   const auto& stored = folder_.entry(head_name).shape;
   if (stored != std::vector<std::int64_t>{config.vocabulary, config.width})
     fail(Exit::data, "{}: tensor {}: its shape is ({}), config.json says ({}, {})", folder_.path(),

@@ -40,6 +40,12 @@ VaeConfig VaeConfig::from_json_file(const std::string& path) {
   config.require("latents_std", {"null"});
   config.require("in_channels", {"3"});
   config.require("out_channels", {"3"});
+  // diffusers takes these nulls for something else than an absent key, or breaks on them.
+  for (const char* key :
+       {"scaling_factor", "block_out_channels", "down_block_types", "up_block_types",
+        "latent_channels", "layers_per_block", "norm_num_groups", "mid_block_add_attention",
+        "use_quant_conv", "use_post_quant_conv"})
+    config.require_not_null(key);
   VaeConfig vae;
   vae.block_out_channels = config.integers("block_out_channels", {64}, 1, max_width);
   const std::size_t levels = vae.block_out_channels.size();

@@ -37,8 +37,7 @@ class Generate : public ::testing::Test {
   }
 
   std::vector<Image> make(std::vector<ImageRequest> requests, DType dtype = DType::f32,
-                          int tile = 0, int batch = 4,
-                          SamplerKind kind = SamplerKind::ddim) {
+                          int tile = 0, int batch = 4, SamplerKind kind = SamplerKind::ddim) {
     Buffer weights(dtype, {unet_.parameters().numel()});
     ops::cast(exec_, weights, flat_);
     exec_.weights_changed();

@@ -190,9 +190,8 @@ TEST_P(PagedAttention, IsAttentionOfTheNewestPosition) {
       k_at.push_back(k_at.back() + length);
       for (std::int64_t i = 0; i < length; ++i) {
         std::int64_t& page = table[b * columns + i / ops::page_positions];
-        const bool hidden =
-            c.window >= 0 && (i / ops::page_positions + 1) * ops::page_positions <=
-                                 length - 1 - c.window;  // its page is not there
+        const bool hidden = c.window >= 0 && (i / ops::page_positions + 1) * ops::page_positions <=
+                                                 length - 1 - c.window;  // its page is not there
         if (!hidden && page < 0) page = taken++ * 7 % pages;
         slots.push_back(hidden ? -1 : page * ops::page_positions + i % ops::page_positions);
       }

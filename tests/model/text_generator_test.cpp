@@ -1,5 +1,7 @@
 // Generation against transformers, and what may not change a text: batch, threads, neighbours.
 
+#include "model/text_generator.hpp"
+
 #include <gtest/gtest.h>
 
 #include <cmath>
@@ -10,7 +12,6 @@
 #include "core/error.hpp"
 #include "core/safetensors.hpp"
 #include "model/kv_cache.hpp"
-#include "model/text_generator.hpp"
 
 namespace strata {
 namespace {
@@ -110,10 +111,9 @@ TEST(TextGenerator, ATextEndsBeforeAStopIdAndAtItsLongest) {
   const auto texts = generate(exec, generator, of.prompts, options);
   for (std::size_t row = 0; row < texts.size(); ++row) {
     Ids want = of.texts[row];
-    want.erase(std::find_if(want.begin(), want.end(),
-                            [&](std::int32_t id) {
-                              return id == options.stop[0] || id == options.stop[1];
-                            }),
+    want.erase(std::find_if(
+                   want.begin(), want.end(),
+                   [&](std::int32_t id) { return id == options.stop[0] || id == options.stop[1]; }),
                want.end());
     EXPECT_EQ(texts[row], want) << row;
   }
@@ -213,7 +213,7 @@ TEST(NextToken, NucleusKeepsTheFewestThatReachIt) {
   // Probabilities 0.1 0.4 0.2 0.3.
   const std::vector<float> logits{std::log(0.1f), std::log(0.4f), std::log(0.2f), std::log(0.3f)};
   EXPECT_LT(chi_square(logits, {1, 0.8, 3}, 0, {0, 4.0 / 9, 2.0 / 9, 3.0 / 9}), 18.5);  // 2 degrees
-  EXPECT_LT(chi_square(logits, {1, 0.65, 3}, 0, {0, 4.0 / 7, 0, 3.0 / 7}), 15.2);      // 1 degree
+  EXPECT_LT(chi_square(logits, {1, 0.65, 3}, 0, {0, 4.0 / 7, 0, 3.0 / 7}), 15.2);       // 1 degree
   EXPECT_EQ(chi_square(logits, {1, 0.3, 3}, 0, {0, 1, 0, 0}), 0);
   // Of equals the first.
   EXPECT_EQ(chi_square({0, 0, 0, 0}, {1, 0.25, 3}, 0, {1, 0, 0, 0}), 0);

@@ -15,8 +15,7 @@ struct GenerationDefaults {
 
 inline void add_generation_options(Options& options, const GenerationDefaults& defaults) {
   namespace po = boost::program_options;
-  options.add()("max-new-tokens",
-                po::value<std::int64_t>()->default_value(defaults.max_new_tokens),
+  options.add()("max-new-tokens", po::value<std::int64_t>()->default_value(defaults.max_new_tokens),
                 "new tokens of a text at most")(
       "temperature", po::value<double>()->default_value(defaults.temperature),
       "divides the logits before a token is drawn; 0: greedy")(

@@ -88,14 +88,14 @@ int upsample(const Arguments& arguments, Communicator& world) {
       plan_of(generation, chat, compute, instructions,
               world.rank() == 0 ? generator.model().weights_sha256() : "", tokenizer.sha256());
 
-  const UpsampleReport report = upsample(
-      world, work, wanted, [&](const std::vector<std::size_t>& rows, const auto& done) {
+  const UpsampleReport report =
+      upsample(world, work, wanted, [&](const std::vector<std::size_t>& rows, const auto& done) {
         auto row = rows.begin();
         const auto next = [&]() -> std::optional<TextRequest> {
           if (row == rows.end()) return std::nullopt;
           const std::size_t own = *row++;
-          return TextRequest{own,
-                             encode_turn(chat, tokenizer, instruct(instructions, work.prompts[own]))};
+          return TextRequest{
+              own, encode_turn(chat, tokenizer, instruct(instructions, work.prompts[own]))};
         };
         generator.generate(exec, generation, next,
                            [&](std::uint64_t at, const std::vector<std::int32_t>& ids) {
