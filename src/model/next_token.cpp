@@ -34,6 +34,17 @@ double keep_nucleus(std::vector<Candidate>& candidates, double wanted) {
   return kept;
 }
 
+double capped(double logit, double softcap) {
+  return softcap > 0 ? softcap * std::tanh(logit / softcap) : logit;
+}
+
+/// A logit that every one with a capped value of at least `value` reaches.
+double uncapped(double value, double softcap) {
+  if (softcap <= 0) return value;
+  const double lowest = softcap * std::atanh(std::clamp(value / softcap, -1.0, 1 - 1e-9));
+  return lowest - 1e-6 * std::abs(lowest);  // the rounding of tanh and its inverse
+}
+
 /// In [0, 1), of 53 bits.
 double draw(const SamplingOptions& options, std::uint64_t row, std::uint32_t position) {
   const auto words = random_block({options.seed}, {row, 0, Purpose::next_token}, position);
@@ -52,17 +63,14 @@ std::int32_t next_token(std::span<const float> logits, float softcap,
   const auto best = std::max_element(logits.begin(), logits.end());  // the cap keeps the order
   if (options.temperature <= 0) return static_cast<std::int32_t>(best - logits.begin());
 
-  const auto capped = [&](float logit) {
-    return softcap > 0 ? double{softcap} * std::tanh(double{logit} / softcap) : double{logit};
-  };
   constexpr double negligible = -100;  // exp of it is lost beside the best one's 1
-  const double largest = capped(*best);
-  const double floor = largest + negligible * options.temperature;
+  const double largest = capped(*best, softcap);
+  const double floor = uncapped(largest + negligible * options.temperature, softcap);
   std::vector<Candidate> candidates;
   double sum = 0;
   for (std::size_t i = 0; i < logits.size(); ++i) {
-    if (softcap <= 0 && logits[i] < floor) continue;
-    const double score = (capped(logits[i]) - largest) / options.temperature;
+    if (logits[i] < floor) continue;  // spares tanh and exp of a large vocabulary
+    const double score = (capped(logits[i], softcap) - largest) / options.temperature;
     if (score < negligible) continue;
     candidates.push_back({static_cast<std::int32_t>(i), std::exp(score)});
     sum += candidates.back().weight;

@@ -75,6 +75,9 @@ class TextGenerator::Run {
         continue;
       }
       const std::int64_t own = std::ssize(request->prompt);
+      if (own > longest_prompt)
+        fail(Exit::data, "prompt {} (from 0) has {} tokens, at most {}", request->row, own,
+             longest_prompt);
       if (!newcomers.empty() && tokens + own > prefill_tokens) {
         prefill(newcomers);
         newcomers.clear();

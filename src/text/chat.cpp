@@ -4,6 +4,7 @@
 #include <iterator>
 
 #include "core/error.hpp"
+#include "text/unicode.hpp"
 
 namespace strata {
 
@@ -19,17 +20,15 @@ constexpr NamedFormat formats[] = {{"none", ChatFormat::none},
                                    {"mistral", ChatFormat::mistral},
                                    {"qwen2", ChatFormat::qwen2}};
 
-std::string_view trimmed(std::string_view text) {
-  constexpr std::string_view blank = " \t\n\v\f\r";
-  const auto first = text.find_first_not_of(blank);
-  if (first == std::string_view::npos) return {};
-  return text.substr(first, text.find_last_not_of(blank) + 1 - first);
-}
-
 std::int32_t needed_id(const Tokenizer& tokenizer, const std::string& token) {
   const auto id = tokenizer.id_of(token);
   if (!id) fail(Exit::data, "the vocabulary has no {}, which the chat format needs", token);
   return *id;
+}
+
+/// tokenizer.json splits a text at the text of special tokens; to a .model it is mere text.
+bool splits_at(const Tokenizer& tokenizer, const std::string& token) {
+  return tokenizer.encode(token, false) == std::vector{needed_id(tokenizer, token)};
 }
 
 const char* end_of_turn(ChatFormat format) {
@@ -95,7 +94,11 @@ std::vector<ChatPiece> chat_turn(ChatFormat format, const Tokenizer& tokenizer,
               {"\n\n"}};
     case ChatFormat::mistral:
       if (!tokenizer.id_of("[INST]")) return {{"<s>", true}, {"[INST] " + own + " [/INST]"}};
-      return {{"<s>", true}, {"[INST]", true}, {" " + own}, {"[/INST]", true}};
+      // A .model itself puts a space before every text.
+      return {{"<s>", true},
+              {"[INST]", true},
+              {(splits_at(tokenizer, "[INST]") ? " " : "") + own},
+              {"[/INST]", true}};
     case ChatFormat::qwen2:
       return {{"<|im_start|>", true}, {"system\nYou are a helpful assistant."},
               {"<|im_end|>", true},   {"\n"},

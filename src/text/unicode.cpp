@@ -239,6 +239,12 @@ std::size_t space_at_begin(std::string_view text) {
   return at;
 }
 
+std::string_view trimmed(std::string_view text) {
+  text.remove_suffix(space_at_end(text));
+  text.remove_prefix(space_at_begin(text));
+  return text;
+}
+
 bool ends_in_word(std::string_view text) {
   return !text.empty() && is_word(first_character(text.substr(begin_of_last(text))));
 }

@@ -38,6 +38,8 @@ std::vector<std::size_t> grapheme_ends(std::string_view text);
 /// Bytes of white space (the Unicode property White_Space) at the text's end, and at its beginning.
 std::size_t space_at_end(std::string_view text);
 std::size_t space_at_begin(std::string_view text);
+/// Without white space at either end.
+std::string_view trimmed(std::string_view text);
 /// Whether the last (first) character belongs to a word: alphabetic, mark, decimal digit, connector
 /// or joiner (UTS 18). False for an empty text.
 bool ends_in_word(std::string_view text);

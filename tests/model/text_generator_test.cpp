@@ -3,8 +3,11 @@
 #include "model/text_generator.hpp"
 
 #include <gtest/gtest.h>
+#include <unistd.h>
 
+#include <algorithm>
 #include <cmath>
+#include <cstring>
 #include <filesystem>
 #include <fstream>
 #include <map>
@@ -74,6 +77,43 @@ TEST_P(Families, GreedyIsTransformers) {
   const Golden want(golden(GetParam()) + "/texts.safetensors");
   const auto generator = TextGenerator::load(exec, golden(GetParam()), DType::f32);
   EXPECT_EQ(generate(exec, generator, want.prompts, greedy()), want.texts);
+}
+
+/// Every new token is the likeliest after all tokens before it, seen in one pass without a cache:
+/// texts of up to five pages, past every window.
+TEST_P(Families, TheCacheChangesNoToken) {
+  Exec exec(host_device, 2);
+  const Golden of(golden(GetParam()) + "/texts.safetensors");
+  const auto generator = TextGenerator::load(exec, golden(GetParam()), DType::f32);
+  const TextModel& model = generator.model();
+  const ops::PackedWeight head = model.read_head(exec);
+  GenerationOptions options = greedy();
+  options.max_new_tokens = 200;
+  const std::vector<Ids> prompts(of.prompts.begin() + 2, of.prompts.begin() + 6);
+  const auto texts = generate(exec, generator, prompts, options);
+  std::size_t longest = 0;
+  for (std::size_t row = 0; row < prompts.size(); ++row) {
+    std::vector<std::int64_t> ids(prompts[row].begin(), prompts[row].end());
+    ids.insert(ids.end(), texts[row].begin(), texts[row].end());
+    longest = std::max(longest, ids.size());
+    const auto count = std::ssize(ids);
+    std::int64_t offsets[] = {0, count};
+    const std::int64_t padded = (count / ops::packed_rows + 1) * ops::packed_rows;
+    const Buffer states = Buffer::zeros(DType::f32, {padded, model.config().width});
+    model.forward(exec, view_of(ids.data(), {count}), view_of(offsets, {2}), true,
+                  [&](std::int64_t state, Tensor hidden) {
+                    if (state == model.config().layers)
+                      std::memcpy(states.tensor().data, hidden.data, hidden.bytes());
+                  });
+    const Buffer logits(DType::f32, {padded, head.n});
+    ops::linear(exec, logits, states, head, {});
+    for (std::int64_t at = std::ssize(prompts[row]) - 1; at + 1 < count; ++at) {
+      const float* first = logits.as<float>() + at * head.n;
+      EXPECT_EQ(std::max_element(first, first + head.n) - first, ids[at + 1])
+          << "row " << row << " position " << at + 1;
+    }
+  }
+  EXPECT_GT(longest, 40u);
 }
 
 TEST_P(Families, NeitherBatchNorThreadsNorNeighboursChangeAText) {
@@ -147,6 +187,52 @@ TEST(TextGenerator, ModelsWithoutAHeadAreRefusedByName) {
   }
 }
 
+/// The code of the Error that a single prompt ends with.
+Exit refusal(const Ids& prompt, const std::string& cause) {
+  Exec exec;
+  const auto generator = TextGenerator::load(exec, golden("llama"), DType::f32);
+  try {
+    generate(exec, generator, {prompt}, greedy());
+  } catch (const Error& error) {
+    EXPECT_NE(std::string(error.what()).find(cause), std::string::npos) << error.what();
+    return error.code();
+  }
+  return Exit::ok;
+}
+
+TEST(TextGenerator, PromptsOutsideOfTheModelAreRefused) {
+  EXPECT_EQ(refusal({3, 131}, "token id 131"), Exit::data);
+  EXPECT_EQ(refusal({3, -1}, "token id -1"), Exit::data);
+  EXPECT_EQ(refusal(Ids(TextGenerator::longest_prompt + 1, 5), "prompt 0 (from 0) has 32769"),
+            Exit::data);
+}
+
+TEST(TextGenerator, StopIdsAreRead) {
+  const std::string dir = testing::TempDir() + "/stops-" + std::to_string(::getpid());
+  fs::create_directories(dir);
+  const auto read = [&](const char* generation, const char* config) {
+    std::ofstream(dir + "/generation_config.json") << generation;
+    std::ofstream(dir + "/config.json") << config;
+    return read_stop_ids(dir);
+  };
+  EXPECT_EQ(read("{}", "{}"), (Ids{}));
+  EXPECT_EQ(read(R"({"eos_token_id": null})", R"({"eos_token_id": 4})"), (Ids{4}));
+  EXPECT_EQ(read(R"({"eos_token_id": [5, 6]})", R"({"eos_token_id": 4})"), (Ids{5, 6}));
+  EXPECT_EQ(read(R"({"eos_token_id": 16000000})", "{}"), (Ids{16000000}));
+  for (const char* bad : {R"({"eos_token_id": "</s>"})", R"({"eos_token_id": []})",
+                          R"({"eos_token_id": [1, "2"]})", R"({"eos_token_id": -1})",
+                          R"({"eos_token_id": 1.5})", "[]", "{"}) {
+    try {
+      read(bad, "{}");
+      ADD_FAILURE() << bad;
+    } catch (const Error& error) {
+      EXPECT_EQ(error.code(), Exit::data);
+      EXPECT_NE(std::string(error.what()).find("generation_config.json"), std::string::npos);
+    }
+  }
+  fs::remove_all(dir);
+}
+
 TEST(KvCache, PagesBehindTheWindowAndOfEndedTextsAreUsedAgain) {
   Exec exec;
   TextConfig config;
@@ -194,7 +280,8 @@ double chi_square(const std::vector<float>& logits, const SamplingOptions& optio
 std::vector<double> softmax(const std::vector<double>& scores) {
   std::vector<double> p;
   double sum = 0;
-  for (const double score : scores) sum += (p.emplace_back(std::exp(score)));
+  const double largest = *std::max_element(scores.begin(), scores.end());
+  for (const double score : scores) sum += (p.emplace_back(std::exp(score - largest)));
   for (double& value : p) value /= sum;
   return p;
 }
@@ -207,6 +294,25 @@ TEST(NextToken, DrawsFromTheSoftmax) {
   EXPECT_LT(chi_square(logits, {0.7, 1, 1}, 0, softmax(scores)), 23.5);
   for (double& score : scores) score = 1.5 * std::tanh(score * 0.7 / 1.5) / 0.7;
   EXPECT_LT(chi_square(logits, {0.7, 1, 2}, 1.5f, softmax(scores)), 23.5);
+}
+
+/// The cut of hopeless logits before the softcap's tanh takes none that could be drawn.
+TEST(NextToken, TheSoftcapsCutLosesNothing) {
+  for (const double temperature : {0.02, 0.2, 1.0, 50.0}) {
+    const float softcap = 30;
+    const auto step = static_cast<float>(temperature);  // one e-fold each, before the cap bends it
+    std::vector<float> logits;
+    for (int i = 0; i < 6; ++i) logits.push_back(20 - static_cast<float>(i) * step);
+    for (const float saturated : {-3000.0f, -400.0f}) logits.push_back(saturated);
+    std::vector<double> scores;
+    for (const float logit : logits)
+      scores.push_back(softcap * std::tanh(double{logit} / softcap) / temperature);
+    std::vector<double> p = softmax(scores);
+    for (double& value : p)
+      if (value < 1e-30) value = 0;
+    // At most 7 degrees of freedom: above 31.8 once in 22,000 seeds.
+    EXPECT_LT(chi_square(logits, {temperature, 1, 5}, softcap, p), 31.8) << temperature;
+  }
 }
 
 TEST(NextToken, NucleusKeepsTheFewestThatReachIt) {
