@@ -1,7 +1,6 @@
 #include "data/cache_writer.hpp"
 
 #include <fcntl.h>
-#include <sys/file.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -250,25 +249,10 @@ CacheBuilder::CacheBuilder(std::string dir, CachePlan plan)
   STRATA_CHECK(plan_.rows_per_shard > 0);
 }
 
-CacheBuilder::~CacheBuilder() {
-  if (lock_ >= 0) ::close(lock_);
-}
-
-CacheBuilder::CacheBuilder(CacheBuilder&& other) noexcept
-    : dir_(std::move(other.dir_)),
-      plan_(std::move(other.plan_)),
-      lock_(std::exchange(other.lock_, -1)) {}
-
 CacheBuilder::Status CacheBuilder::prepare(bool overwrite) {
   const std::string folder = partial_of(dir_), plan_path = folder + "/plan.txt";
   make_directories(folder);
-  const std::string lock = folder + "/lock";
-  lock_ = ::open(lock.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0666);
-  if (lock_ < 0) fail_errno(lock, "open", true);
-  if (::flock(lock_, LOCK_EX | LOCK_NB) != 0) {
-    if (errno == EWOULDBLOCK) fail(Exit::owned, "{}: another job is building this cache", dir_);
-    fail_errno(lock, "flock");
-  }
+  lock_ = FileLock(folder + "/lock", dir_);
   if (file_exists(dir_ + "/manifest.json") && !overwrite) {
     const CacheReader found(dir_);
     const bool same = head_of(found.manifest()) == head_of(plan_.manifest) &&

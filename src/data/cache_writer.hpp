@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "core/file_lock.hpp"
 #include "data/cache_format.hpp"
 
 namespace strata {
@@ -54,8 +55,6 @@ class ShardWriter {
 class CacheBuilder {
  public:
   CacheBuilder(std::string dir, CachePlan plan);
-  ~CacheBuilder();
-  CacheBuilder(CacheBuilder&&) noexcept;
 
   enum class Status { finished, open };
   /// Rank 0, before anybody else writes: makes DIR/.partial, takes its lock (Error(76) when another
@@ -79,7 +78,7 @@ class CacheBuilder {
  private:
   std::string dir_;
   CachePlan plan_;
-  int lock_ = -1;
+  FileLock lock_;
 };
 
 }  // namespace strata

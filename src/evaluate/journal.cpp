@@ -5,7 +5,6 @@
 
 #include "core/error.hpp"
 #include "core/file.hpp"
-#include "core/json.hpp"
 
 namespace strata {
 
@@ -13,7 +12,7 @@ namespace {
 
 namespace fs = std::filesystem;
 
-constexpr const char* plan_file = "/plan.json";
+constexpr const char *plan_file = "/plan.json", *lock_file = "/lock";
 
 std::uint32_t checksum(const std::string& json) {
   return crc32c(0, json.data(), json.size());
@@ -26,33 +25,38 @@ std::string to_line(std::size_t row, const std::string& text) {
 }
 
 /// False for a line that is torn or damaged.
-bool parse_line(const std::string& line, std::size_t& row, std::string& text) {
+bool parse_line(std::string_view line, std::size_t& row, std::string& text) {
   constexpr std::size_t head = 9;
   if (line.size() <= head) return false;
-  const std::string json = line.substr(head);
+  const std::string json(line.substr(head));
   if (line.substr(0, head) != fmt::format("{:08x} ", checksum(json))) return false;
-  const auto value = parse_json(json, "journal");
-  row = value.at(0).get<std::size_t>();
-  text = value.at(1).get<std::string>();
+  const auto value = nlohmann::json::parse(json, nullptr, false);
+  if (!value.is_array() || value.size() != 2 || !value[0].is_number_unsigned() ||
+      !value[1].is_string())
+    return false;
+  row = value[0].get<std::size_t>();
+  text = value[1].get<std::string>();
   return true;
 }
 
 }  // namespace
 
-void JournalFolder::prepare(const std::string& plan, bool overwrite) const {
+void JournalFolder::prepare(const std::string& plan, bool overwrite) {
+  make_directories(dir_);
+  lock_ = FileLock(dir_ + lock_file, dir_);
   if (file_exists(dir_ + plan_file)) {
     if (read_file(dir_ + plan_file) == plan) return;
     if (!overwrite)
       fail(Exit::cannot_create,
            "{}: holds unfinished work of other settings; finish that, or --overwrite", dir_);
-    remove();
+    std::error_code error;
+    for (const auto& entry : fs::directory_iterator(dir_))
+      if (entry.path().filename() != lock_file + 1) fs::remove_all(entry.path(), error);
   }
-  make_directories(dir_);
   write_file_atomically(dir_ + plan_file, plan);
 }
 
-std::map<std::size_t, std::string> JournalFolder::read(std::size_t rows) const {
-  std::map<std::size_t, std::string> found;
+void JournalFolder::read(const std::function<void(std::size_t, std::string&&)>& take) const {
   for (const auto& entry : fs::directory_iterator(dir_)) {
     if (entry.path().extension() != ".journal") continue;
     const std::string content = read_file(entry.path().string(), std::uint64_t{1} << 40);
@@ -61,12 +65,11 @@ std::map<std::size_t, std::string> JournalFolder::read(std::size_t rows) const {
       if (end == std::string::npos) break;  // torn
       std::size_t row = 0;
       std::string text;
-      if (parse_line(content.substr(begin, end - begin), row, text) && row < rows)
-        found.insert_or_assign(row, std::move(text));
+      if (parse_line(std::string_view(content).substr(begin, end - begin), row, text))
+        take(row, std::move(text));
       begin = end + 1;
     }
   }
-  return found;
 }
 
 void JournalFolder::remove() const {

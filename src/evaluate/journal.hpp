@@ -2,10 +2,11 @@
 // Finished rows of a long job, kept until its output file can be written.
 
 #include <cstdint>
-#include <map>
+#include <functional>
 #include <memory>
 #include <string>
 
+#include "core/file_lock.hpp"
 #include "data/file_handle.hpp"
 
 namespace strata {
@@ -14,18 +15,19 @@ namespace strata {
 /// leaves whole lines, and a torn or damaged one counts as not written.
 class JournalFolder {
  public:
-  /// `dir` belongs to work described by `plan` (any text). Rank 0 calls prepare before anyone
-  /// writes: it makes the folder, or finds it. Work of another plan is Error(73), or removed when
-  /// overwrite.
   explicit JournalFolder(std::string dir) : dir_(std::move(dir)) {}
-  void prepare(const std::string& plan, bool overwrite) const;
-  /// What was written, by row. Rows of `rows` and above are ignored.
-  std::map<std::size_t, std::string> read(std::size_t rows) const;
+  /// Rank 0, before anyone writes: makes the folder, or finds it, and takes its lock (Error(76)
+  /// when another live job holds it). It belongs to work described by `plan` (any text); work of
+  /// another plan is Error(73), or removed when overwrite.
+  void prepare(const std::string& plan, bool overwrite);
+  /// Calls take with every line that was written; a row may come twice.
+  void read(const std::function<void(std::size_t row, std::string&& text)>& take) const;
   void remove() const;
   const std::string& path() const { return dir_; }
 
  private:
   std::string dir_;
+  FileLock lock_;
 };
 
 /// The file of one process: new, whatever earlier ones left.

@@ -1,5 +1,6 @@
 #include "evaluate/upsample.hpp"
 
+#include <algorithm>
 #include <filesystem>
 #include <nlohmann/json.hpp>
 
@@ -11,6 +12,7 @@
 #include "evaluate/journal.hpp"
 #include "evaluate/prompts.hpp"
 #include "evaluate/upsample_instructions.hpp"
+#include "text/unicode.hpp"
 
 namespace strata {
 
@@ -24,22 +26,33 @@ void add_others(nlohmann::ordered_json& line, const nlohmann::json& rest) {
     if (!line.contains(key)) line[key] = value;
 }
 
-std::string trimmed(const std::string& text) {
-  constexpr const char* blank = " \t\n\v\f\r";
-  const auto first = text.find_first_not_of(blank);
-  return first == std::string::npos ? ""
-                                    : text.substr(first, text.find_last_not_of(blank) + 1 - first);
-}
-
 std::string folder_of(const std::string& path) {
   const std::string folder = fs::path(path).parent_path().string();
   return folder.empty() ? "." : folder;
 }
 
-/// `image` of an index in folder `from`, as an index in folder `to` must name it.
+/// `image` of an index in folder `from`, as an index in folder `to` must name it; of a tar's member
+/// the tar's name.
 std::string moved(const std::string& image, const std::string& from, const std::string& to) {
-  if (image.empty() || fs::path(image).is_absolute()) return image;
-  return (fs::path(from) / image).lexically_proximate(to).string();
+  if (image.empty() || from == to || fs::path(image).is_absolute()) return image;
+  const std::size_t member = std::min(image.find("::"), image.size());
+  return (fs::path(from) / image.substr(0, member)).lexically_proximate(to).string() +
+         image.substr(member);
+}
+
+/// What stood in an entry, the caption first where it is not among `captions`.
+std::vector<std::string> old_captions(const IndexEntry& entry) {
+  std::vector<std::string> old = entry.captions;
+  if (std::find(old.begin(), old.end(), entry.caption) == old.end())
+    old.insert(old.begin(), entry.caption);
+  return old;
+}
+
+/// Prompts that need no model.
+std::vector<bool> blank_rows(const std::vector<std::string>& prompts) {
+  std::vector<bool> blank;
+  for (const std::string& prompt : prompts) blank.push_back(trimmed(prompt).empty());
+  return blank;
 }
 
 }  // namespace
@@ -80,7 +93,7 @@ UpsampleWork upsample_index(const std::string& path, const std::string& out) {
     if (!entry.image.empty()) line["image"] = moved(entry.image, from, to);
     line["caption"] = upsampled;
     auto& captions = line["captions"] = nlohmann::ordered_json::array({upsampled});
-    for (const std::string& caption : entry.captions) captions.push_back(caption);
+    for (const std::string& caption : old_captions(entry)) captions.push_back(caption);
     add_others(line, parse_json((*lines)[row], path));
     return line.dump();
   };
@@ -99,15 +112,15 @@ std::string instruct(const std::string& instructions, const std::string& prompt)
        begin = at + place.size())
     told += instructions.substr(begin, at - begin) + prompt;
   told += instructions.substr(begin);
-  if (begin == 0) return trimmed(told) + "\n\n" + prompt;
-  return trimmed(told);
+  const std::string bare(trimmed(told));
+  return begin == 0 ? bare + "\n\n" + prompt : bare;
 }
 
 UpsampleReport upsample(Communicator& communicator, const UpsampleWork& work,
                         const UpsampleOptions& options, const UpsampleRows& make) {
   const bool first = communicator.rank() == 0;
-  const JournalFolder folder(folder_of(options.out) + "/.partial/" +
-                             fs::path(options.out).filename().string());
+  JournalFolder folder(folder_of(options.out) + "/.partial/" +
+                       fs::path(options.out).filename().string());
   const std::string plan = nlohmann::json{
       {"input", work.sha256},
       {"rows", work.prompts.size()},
@@ -121,11 +134,12 @@ UpsampleReport upsample(Communicator& communicator, const UpsampleWork& work,
 
   UpsampleReport report{work.prompts.size(), 0, 0};
   std::vector<std::size_t> missing, mine;
-  {
-    const auto done = folder.read(report.rows);
-    for (std::size_t row = 0; row < report.rows; ++row)
-      if (!done.contains(row)) missing.push_back(row);
-  }
+  std::vector<bool> done = blank_rows(work.prompts);
+  folder.read([&](std::size_t row, std::string&&) {
+    if (row < report.rows) done[row] = true;
+  });
+  for (std::size_t row = 0; row < report.rows; ++row)
+    if (!done[row]) missing.push_back(row);
   report.made = missing.size();
   for (auto i = static_cast<std::size_t>(communicator.rank()); i < missing.size();
        i += static_cast<std::size_t>(communicator.size()))
@@ -141,20 +155,26 @@ UpsampleReport upsample(Communicator& communicator, const UpsampleWork& work,
     Journal journal(folder, communicator.rank());
     std::int64_t own = 0;
     make(mine, [&](std::size_t row, const std::string& text) {
-      journal.append(row, trimmed(text));
+      journal.append(row, std::string(trimmed(text)));
       progress.update(before + ++own * (total - before) / std::ssize(mine));
     });
   }
   communicator.barrier();
   progress.finish();
   if (first) {
-    const auto texts = folder.read(report.rows);
+    std::vector<std::string> texts(report.rows);
+    done = blank_rows(work.prompts);
+    folder.read([&](std::size_t row, std::string&& text) {
+      if (row >= report.rows) return;
+      texts[row] = std::move(text);
+      done[row] = true;
+    });
     std::string out;
     for (std::size_t row = 0; row < report.rows; ++row) {
-      const auto found = texts.find(row);
-      STRATA_CHECK(found != texts.end());
-      report.empty += found->second.empty();
-      out += work.line(row, found->second.empty() ? work.prompts[row] : found->second) + "\n";
+      if (!done[row])
+        fail(Exit::io, "{}: row {} is lost that a rank has written", folder.path(), row);
+      report.empty += texts[row].empty();
+      out += work.line(row, texts[row].empty() ? work.prompts[row] : texts[row]) + "\n";
     }
     write_file_atomically(options.out, out);
     folder.remove();

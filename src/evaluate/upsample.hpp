@@ -37,7 +37,7 @@ struct UpsampleOptions {
   bool overwrite = false;
 };
 struct UpsampleReport {
-  std::size_t rows = 0, made = 0, empty = 0;  // made: in this call; empty: kept their prompt
+  std::size_t rows = 0, made = 0, empty = 0;  // made: in this call; empty: keep their prompt
 };
 
 /// Upsamples the rows asked for, in any order, calling done(row, text) as each is ready.
@@ -47,8 +47,9 @@ using UpsampleRows =
 
 /// Collective. Rows that `.partial/` beside `out` holds are not made again; the others are dealt
 /// out to the ranks; then rank 0 writes `out`. A text is trimmed; where nothing is left the prompt
-/// itself stands for it. Error(73) when `out` exists or unfinished work is of another plan, unless
-/// overwrite.
+/// itself stands for it, and a blank prompt is not asked about. Error(73) when `out` exists or
+/// unfinished work is of another plan, unless overwrite; Error(76) when another live job writes
+/// `out`.
 UpsampleReport upsample(Communicator&, const UpsampleWork&, const UpsampleOptions&,
                         const UpsampleRows&);
 

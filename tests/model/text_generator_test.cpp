@@ -219,9 +219,9 @@ TEST(TextGenerator, StopIdsAreRead) {
   EXPECT_EQ(read(R"({"eos_token_id": null})", R"({"eos_token_id": 4})"), (Ids{4}));
   EXPECT_EQ(read(R"({"eos_token_id": [5, 6]})", R"({"eos_token_id": 4})"), (Ids{5, 6}));
   EXPECT_EQ(read(R"({"eos_token_id": 16000000})", "{}"), (Ids{16000000}));
-  for (const char* bad : {R"({"eos_token_id": "</s>"})", R"({"eos_token_id": []})",
-                          R"({"eos_token_id": [1, "2"]})", R"({"eos_token_id": -1})",
-                          R"({"eos_token_id": 1.5})", "[]", "{"}) {
+  for (const char* bad :
+       {R"({"eos_token_id": "</s>"})", R"({"eos_token_id": []})", R"({"eos_token_id": [1, "2"]})",
+        R"({"eos_token_id": -1})", R"({"eos_token_id": 1.5})", "[]", "{"}) {
     try {
       read(bad, "{}");
       ADD_FAILURE() << bad;

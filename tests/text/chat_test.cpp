@@ -87,13 +87,15 @@ TEST_F(Chat, Gemma2) {
 }
 
 // Qwen2-7B-Instruct: its own system message before a first message that is none, then
-// '<|im_start|>' + role + '\n' + content + '<|im_end|>\n' (nothing trimmed), '<|im_start|>assistant\n'.
+// '<|im_start|>' + role + '\n' + content + '<|im_end|>\n' (nothing trimmed),
+// '<|im_start|>assistant\n'.
 TEST_F(Chat, Qwen2) {
   const Tokenizer tokenizer = with_tokens("qwen2", qwen_tokens);
-  expect_turn(ChatFormat::qwen2, tokenizer, " A red circle. ",
-              "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\n A red "
-              "circle. <|im_end|>\n<|im_start|>assistant\n",
-              {"<|im_start|>", "<|im_end|>", "<|im_start|>", "<|im_end|>", "<|im_start|>"});
+  expect_turn(
+      ChatFormat::qwen2, tokenizer, " A red circle. ",
+      "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\n A red "
+      "circle. <|im_end|>\n<|im_start|>assistant\n",
+      {"<|im_start|>", "<|im_end|>", "<|im_start|>", "<|im_end|>", "<|im_start|>"});
   EXPECT_EQ(end_of_turn_ids(ChatFormat::qwen2, tokenizer), (Ids{*tokenizer.id_of("<|im_end|>")}));
 }
 
@@ -185,7 +187,9 @@ TEST_F(Chat, TheFormatIsKnownByFamilyAndTokens) {
 }
 
 TEST(Trimmed, TakesUnicodeSpaceFromBothEnds) {
-  EXPECT_EQ(trimmed(" \t\xE3\x80\x80" "a b\xC2\xA0\r\n"), "a b");
+  EXPECT_EQ(trimmed(" \t\xE3\x80\x80"
+                    "a b\xC2\xA0\r\n"),
+            "a b");
   EXPECT_EQ(trimmed(" \n"), "");
   EXPECT_EQ(trimmed(""), "");
 }

@@ -11,6 +11,7 @@
 #include "core/log.hpp"
 #include "evaluate/lines.hpp"
 #include "model/weights.hpp"
+#include "text/unicode.hpp"
 
 namespace strata::commands {
 
@@ -50,6 +51,13 @@ std::string plan_of(const GenerationOptions& generation, ChatFormat chat, DType 
       .dump();
 }
 
+std::string read_instructions(const std::string& path) {
+  std::string text = read_file(path, 1 << 20);
+  check_utf8(text, path);
+  if (trimmed(text).empty()) fail(Exit::data, "{}: holds no instructions", path);
+  return text;
+}
+
 }  // namespace
 
 int upsample(const Arguments& arguments, Communicator& world) {
@@ -75,15 +83,17 @@ int upsample(const Arguments& arguments, Communicator& world) {
                                 ? upsample_prompts(options.text("prompts"))
                                 : upsample_index(options.text("index"), wanted.out);
   const std::string instructions = options.has("instructions")
-                                       ? read_file(options.text("instructions"), 1 << 20)
+                                       ? read_instructions(options.text("instructions"))
                                        : default_instructions();
-  check_utf8(instructions, "--instructions");
 
   const Tokenizer tokenizer = Tokenizer::load(dir);
   Exec exec(eval_device(options));
   const auto generator = TextGenerator::load(exec, module_folder(dir, "text_encoder"), compute);
   const ChatFormat chat = chat_option(options, generator.model().config(), tokenizer);
   generation.stop = end_of_turn_ids(chat, tokenizer);
+  if (generation.stop.empty() && generator.stop_ids().empty())
+    log::warn("{}: neither eos_token_id nor --chat ends an answer: every one has {} tokens", dir,
+              generation.max_new_tokens);
   wanted.plan =
       plan_of(generation, chat, compute, instructions,
               world.rank() == 0 ? generator.model().weights_sha256() : "", tokenizer.sha256());
@@ -104,7 +114,7 @@ int upsample(const Arguments& arguments, Communicator& world) {
       });
   log::info("{}: {} prompts, {} of them made now", wanted.out, report.rows, report.made);
   if (report.empty > 0)
-    log::warn("{} answers were empty: those prompts stay as they were", report.empty);
+    log::warn("{} prompts or answers were empty: those prompts stay as they were", report.empty);
   return 0;
 }
 
