@@ -26,10 +26,14 @@ class CommandTest : public testing::Test {
   }
   ~CommandTest() override { std::filesystem::remove_all(folder_); }
 
-  /// `strata eval ARGUMENTS`, for at most two minutes.
-  static Outcome eval(const std::string& arguments) {
+  /// `strata eval ARGUMENTS`
+  static Outcome eval(const std::string& arguments) { return strata("eval " + arguments); }
+  /// `strata ARGUMENTS`, with ranks > 0 under mpirun; for at most two minutes.
+  static Outcome strata(const std::string& arguments, int ranks = 0) {
+    const std::string launcher =
+        ranks > 0 ? fmt::format("'{}/tools/mpirun-test' {} ", STRATA_SOURCE_DIR, ranks) : "";
     const std::string command =
-        fmt::format("timeout 120 '{}' eval {} 2>&1", STRATA_BINARY, arguments);
+        fmt::format("timeout 120 {}'{}' {} 2>&1", launcher, STRATA_BINARY, arguments);
     std::FILE* pipe = popen(command.c_str(), "r");
     if (pipe == nullptr) throw std::runtime_error("popen");
     Outcome run{};
