@@ -138,8 +138,10 @@ class TextGenerator::Run {
                std::int64_t block, const TextModel::Attend& attend,
                const std::vector<std::int64_t>& last, std::size_t first) {
     const std::int64_t count = std::ssize(ids), layers = model_.config().layers;
-    model_.run(exec_, view_of(ids.data(), {count}), view_of(positions.data(), {count}), block,
-               attend, [&](std::int64_t state, Tensor hidden) {
+    const TextModel::Rows rows{view_of(ids.data(), {count}), view_of(positions.data(), {count}),
+                               attend};
+    model_.run(exec_, std::span(&rows, 1), block,
+               [&](std::size_t, std::int64_t state, Tensor hidden) {
                  if (state == layers) choose(hidden, last, first);
                });
     std::erase_if(texts_, [](const Text& text) { return text.place < 0; });

@@ -85,16 +85,17 @@ void TextModel::read_positions(Exec& exec) {
   }
 }
 
-TextModel TextModel::load(Exec& exec, const std::string& dir, DType compute) {
+TextModel TextModel::load(Exec& exec, const std::string& dir, DType compute, bool streaming) {
   STRATA_CHECK(compute == DType::f32 || compute == DType::bf16);
   TextModel model;
   model.config_ = TextConfig::from_json_file(dir + "/config.json");
   model.compute_ = compute;
+  model.streaming_ = streaming;
   model.weights_ = std::make_unique<TextWeights>(dir, model.config_);
   const TextNames names = text_names(model.config_);
   model.embedding_ = model.weights_->stored(exec, names.embedding + ".weight");
   model.read_positions(exec);
-  for (std::int64_t i = 0; i < model.config_.layers; ++i)
+  for (std::int64_t i = 0; !streaming && i < model.config_.layers; ++i)
     model.layers_.push_back(model.read_layer(exec, i));
   model.final_norm_ = model.read_norm(exec, names.final_norm);
   if (model.config_.family == TextFamily::clip && model.weights_->projection_width() > 0)
@@ -127,7 +128,7 @@ void TextModel::linear(Exec& exec, Tensor y, Tensor x, const Linear& linear,
 
 /// residual (rows, width) += the learned position of each token in its sequence.
 void TextModel::add_positions(Exec& exec, Tensor residual, const Batch& batch) const {
-  const auto* at = batch.positions.as<std::int64_t>();
+  const auto* at = batch.of.positions.as<std::int64_t>();
   const Buffer places = Buffer::zeros(DType::i64, {batch.rows});
   for (std::int64_t i = 0; i < batch.tokens; ++i) {
     if (at[i] >= config_.positions)
@@ -146,7 +147,7 @@ Tensor TextModel::embed(Exec& exec, const Batch& batch) const {
   const Shape shape{batch.rows, config_.width};
   const Tensor residual = exec.empty(compute_, shape);
   const Buffer padded = Buffer::zeros(DType::i64, {batch.rows});
-  std::memcpy(padded.tensor().data, batch.ids.data, batch.ids.bytes());
+  std::memcpy(padded.tensor().data, batch.of.ids.data, batch.of.ids.bytes());
   if (embedding_.dtype == compute_) {
     ops::embedding(exec, residual, embedding_, padded);
   } else {
@@ -175,10 +176,10 @@ ops::AttentionParams TextModel::attention_params(std::int64_t layer, bool causal
           config_.attention_softcap, relative_.tensor()};
 }
 
-void TextModel::attention_block(Exec& exec, std::int64_t index, Tensor residual,
+void TextModel::attention_block(Exec& exec, const Layer& layer, std::int64_t index,
                                 const Batch& batch) const {
   const ArenaScope scope(exec.arena);
-  const Layer& layer = layers_[static_cast<std::size_t>(index)];
+  const Tensor residual = batch.residual;
   const std::int64_t d = config_.head_width;
   const Tensor normed = exec.empty(compute_, residual.shape);
   normalise(exec, normed, residual, layer.attention_norm);
@@ -194,21 +195,20 @@ void TextModel::attention_block(Exec& exec, std::int64_t index, Tensor residual,
   const Tensor query = by_head(project(layer.query)), key = by_head(project(layer.key));
   const Tensor value = by_head(project(layer.value));
   if (inv_freq_.tensor()) {
-    ops::rope(exec, query, batch.positions, inv_freq_);
-    ops::rope(exec, key, batch.positions, inv_freq_);
+    ops::rope(exec, query, batch.of.positions, inv_freq_);
+    ops::rope(exec, key, batch.of.positions, inv_freq_);
   }
   const Tensor attended = exec.empty(compute_, {batch.rows, layer.query.weight.n});
-  batch.attend(index, by_head(attended), query, key, value);
+  batch.of.attend(index, by_head(attended), query, key, value);
   ops::fill(exec, attended.rows(batch.tokens, batch.rows), 0.0f);
   linear(exec, normed, attended, layer.output, batch.block);
   if (config_.post_norms) normalise(exec, normed, normed, layer.post_attention_norm);
   ops::add(exec, residual, residual, normed);
 }
 
-void TextModel::mlp_block(Exec& exec, std::int64_t index, Tensor residual,
+void TextModel::mlp_block(Exec& exec, const Layer& layer, Tensor residual,
                           std::int64_t block) const {
   const ArenaScope scope(exec.arena);
-  const Layer& layer = layers_[static_cast<std::size_t>(index)];
   const std::int64_t rows = residual.shape[0];
   const Tensor normed = exec.empty(compute_, residual.shape);
   normalise(exec, normed, residual, layer.mlp_norm);
@@ -228,33 +228,59 @@ void TextModel::mlp_block(Exec& exec, std::int64_t index, Tensor residual,
 
 void TextModel::forward(Exec& exec, Tensor ids, Tensor offsets, bool causal,
                         const TakeState& state) const {
-  const auto* at = offsets.as<std::int64_t>();
-  STRATA_CHECK(at[offsets.numel() - 1] == ids.numel());
-  const Buffer positions(DType::i64, {ids.numel()});
-  for (std::int64_t b = 0; b + 1 < offsets.numel(); ++b)
-    std::iota(positions.as<std::int64_t>() + at[b], positions.as<std::int64_t>() + at[b + 1], 0);
-  const Attend attend = [&](std::int64_t layer, Tensor o, Tensor q, Tensor k, Tensor v) {
-    ops::attention(exec, o, {}, q, k, v, offsets, offsets, attention_params(layer, causal));
-  };
-  run(exec, ids, positions, ops::packed_rows, attend, state);
+  const TokenBatch batch{ids, offsets};
+  forward(exec, std::span(&batch, 1), causal,
+          [&](std::size_t, std::int64_t k, Tensor hidden) { state(k, hidden); });
 }
 
-void TextModel::run(Exec& exec, Tensor ids, Tensor positions, std::int64_t block,
-                    const Attend& attend, const TakeState& state) const {
-  const std::int64_t tokens = ids.numel();
-  STRATA_CHECK(tokens > 0 && positions.numel() == tokens);
-  const ArenaScope scope(exec.arena);
-  const Batch batch{ids, positions, tokens, whole_blocks(tokens, block), block, attend};
-  const Tensor residual = embed(exec, batch);
-  state(0, residual.rows(0, tokens));
-  for (std::int64_t i = 0; i < config_.layers; ++i) {
-    attention_block(exec, i, residual, batch);
-    mlp_block(exec, i, residual, block);
-    if (i + 1 < config_.layers) state(i + 1, residual.rows(0, tokens));
+void TextModel::forward(Exec& exec, std::span<const TokenBatch> texts, bool causal,
+                        const TakeBatchState& state) const {
+  std::vector<Buffer> positions;
+  std::vector<Rows> rows;
+  for (const TokenBatch& text : texts) {
+    const Tensor offsets = text.offsets;
+    const auto* at = offsets.as<std::int64_t>();
+    STRATA_CHECK(at[offsets.numel() - 1] == text.ids.numel());
+    auto* places = positions.emplace_back(DType::i64, text.ids.shape).as<std::int64_t>();
+    for (std::int64_t b = 0; b + 1 < offsets.numel(); ++b)
+      std::iota(places + at[b], places + at[b + 1], 0);
+    rows.push_back({text.ids, positions.back(),
+                    [&exec, this, offsets, causal](std::int64_t layer, Tensor o, Tensor q, Tensor k,
+                                                   Tensor v) {
+                      ops::attention(exec, o, {}, q, k, v, offsets, offsets,
+                                     attention_params(layer, causal));
+                    }});
   }
-  const Tensor normed = exec.empty(compute_, residual.shape);
-  normalise(exec, normed, residual, final_norm_);
-  state(config_.layers, normed.rows(0, tokens));
+  run(exec, rows, ops::packed_rows, state);
+}
+
+void TextModel::run(Exec& exec, std::span<const Rows> all, std::int64_t block,
+                    const TakeBatchState& state) const {
+  const ArenaScope scope(exec.arena);
+  std::vector<Batch> batches;
+  for (const Rows& rows : all) {
+    const std::int64_t tokens = rows.ids.numel();
+    STRATA_CHECK(tokens > 0 && rows.positions.numel() == tokens);
+    batches.push_back({rows, tokens, whole_blocks(tokens, block), block, {}});
+    batches.back().residual = embed(exec, batches.back());
+    state(batches.size() - 1, 0, batches.back().residual.rows(0, tokens));
+  }
+  for (std::int64_t i = 0; i < config_.layers; ++i) {
+    const Layer read = streaming_ ? read_layer(exec, i) : Layer{};
+    const Layer& layer = streaming_ ? read : layers_[static_cast<std::size_t>(i)];
+    for (std::size_t b = 0; b < batches.size(); ++b) {
+      const Batch& batch = batches[b];
+      attention_block(exec, layer, i, batch);
+      mlp_block(exec, layer, batch.residual, block);
+      if (i + 1 < config_.layers) state(b, i + 1, batch.residual.rows(0, batch.tokens));
+    }
+  }
+  for (std::size_t b = 0; b < batches.size(); ++b) {
+    const ArenaScope of_batch(exec.arena);
+    const Tensor residual = batches[b].residual, normed = exec.empty(compute_, residual.shape);
+    normalise(exec, normed, residual, final_norm_);
+    state(b, config_.layers, normed.rows(0, batches[b].tokens));
+  }
 }
 
 ops::PackedWeight TextModel::read_head(Exec& exec) const {

@@ -6,20 +6,29 @@
 
 #include <functional>
 #include <memory>
+#include <span>
+#include <vector>
 
 #include "model/text_weights.hpp"
 
 namespace strata {
 
+/// n sequences laid end to end: ids (T) i64 and offsets (n+1) i64 on the host, T > 0.
+struct TokenBatch {
+  Tensor ids, offsets;
+};
+
 class TextModel {
  public:
   /// dir holds config.json and the weights (one file or shards). compute: f32 or bf16, into which
   /// the weights are cast once. Each matrix is in memory once, in the backend's layout; the
-  /// embedding table stays in the mapped file. Error(65) for a tensor that is missing, of another
-  /// shape or unknown.
-  static TextModel load(Exec& exec, const std::string& dir, DType compute);
+  /// embedding table stays in the mapped file. streaming: no layer stays in memory, `forward`
+  /// reads each one from the files when its turn comes. Error(65) for a tensor that is missing, of
+  /// another shape or unknown.
+  static TextModel load(Exec& exec, const std::string& dir, DType compute, bool streaming = false);
 
   const TextConfig& config() const { return config_; }
+  bool streaming() const { return streaming_; }
   DType compute() const { return compute_; }
   /// Width of the pooled state: of the text projection where the folder holds one.
   std::int64_t pooled_width() const;
@@ -31,20 +40,28 @@ class TextModel {
   /// `layers` after the final norm. Valid during the call only.
   using TakeState = std::function<void(std::int64_t k, Tensor state)>;
 
+  /// As in TokenBatch. A token's states have the same bits whatever sequences come with its own.
+  /// Error(65) for an id outside the vocabulary or a text longer than the model has positions for.
+  void forward(Exec&, Tensor ids, Tensor offsets, bool causal, const TakeState&) const;
+
+  /// Hidden state k of one of several batches; all batches give state k before any gives k+1.
+  using TakeBatchState = std::function<void(std::size_t batch, std::int64_t k, Tensor state)>;
+  /// The same states for several batches, layers outermost: a streaming model reads each layer
+  /// once. The residual streams of all batches (T, width) are held meanwhile.
+  void forward(Exec&, std::span<const TokenBatch>, bool causal, const TakeBatchState&) const;
+
   /// Fills o (T,heads,D) from q like it and k v (T,kv_heads,D) of one layer's pass, to whose q and
   /// k rotary positions are applied. Valid during the call only.
   using Attend = std::function<void(std::int64_t layer, Tensor o, Tensor q, Tensor k, Tensor v)>;
-
-  /// The pass that every use shares: T rows of whatever texts, ids and positions (T) i64 on the
-  /// host, through all layers; what a row attends to is the caller's. block: see ops::linear.
-  void run(Exec&, Tensor ids, Tensor positions, std::int64_t block, const Attend&,
-           const TakeState&) const;
+  /// T rows of whatever texts: ids and positions (T) i64 on the host; what a row attends to is the
+  /// caller's.
+  struct Rows {
+    Tensor ids, positions;
+    Attend attend;
+  };
+  /// The pass that every use shares, layers outermost as above. block: see ops::linear.
+  void run(Exec&, std::span<const Rows>, std::int64_t block, const TakeBatchState&) const;
   ops::AttentionParams attention_params(std::int64_t layer, bool causal) const;
-
-  /// ids (T) i64 and offsets (n+1) i64 on the host: n sequences laid end to end, T > 0 tokens. A
-  /// token's states have the same bits whatever sequences come with its own. Error(65) for an id
-  /// outside the vocabulary or a text longer than the model has positions for.
-  void forward(Exec&, Tensor ids, Tensor offsets, bool causal, const TakeState&) const;
 
   /// (n, pooled_width) f32 on the device, from the state after the final norm (T, width): each
   /// sequence's last token; for CLIP its end of text (the first token that equals the last one),
@@ -67,11 +84,11 @@ class TextModel {
     Norm attention_norm, post_attention_norm, mlp_norm, post_mlp_norm;
     Linear query, key, value, output, gate, up, down;
   };
-  /// What every layer of one pass reads.
+  /// What every layer of one pass reads, and what it changes.
   struct Batch {
-    Tensor ids, positions;             // (tokens)
+    const Rows& of;
     std::int64_t tokens, rows, block;  // rows: tokens rounded up to whole blocks
-    const Attend& attend;
+    Tensor residual;                   // (rows, width); rows past the tokens are nobody's
   };
 
   Norm read_norm(Exec&, const std::string& name) const;
@@ -83,17 +100,18 @@ class TextModel {
   void add_positions(Exec&, Tensor residual, const Batch&) const;
   void normalise(Exec&, Tensor y, Tensor x, const Norm&) const;
   void linear(Exec&, Tensor y, Tensor x, const Linear&, std::int64_t block) const;
-  void attention_block(Exec&, std::int64_t layer, Tensor residual, const Batch&) const;
-  void mlp_block(Exec&, std::int64_t layer, Tensor residual, std::int64_t block) const;
+  void attention_block(Exec&, const Layer&, std::int64_t index, const Batch&) const;
+  void mlp_block(Exec&, const Layer&, Tensor residual, std::int64_t block) const;
 
   TextConfig config_;
   DType compute_ = DType::f32;
+  bool streaming_ = false;
   std::unique_ptr<TextWeights> weights_;
-  Tensor embedding_{};  // (vocabulary, width) in its stored type
-  Buffer positions_;    // (positions, width): learned; absent: none
-  Buffer inv_freq_;     // (head_width/2) f32: rotary; absent: none
-  Buffer relative_;     // (heads, 2R+1) f32: relative bias by distance; absent: none
-  std::vector<Layer> layers_;
+  Tensor embedding_{};         // (vocabulary, width) in its stored type
+  Buffer positions_;           // (positions, width): learned; absent: none
+  Buffer inv_freq_;            // (head_width/2) f32: rotary; absent: none
+  Buffer relative_;            // (heads, 2R+1) f32: relative bias by distance; absent: none
+  std::vector<Layer> layers_;  // empty when streaming
   Norm final_norm_;
   Linear projection_;  // CLIP's; n = 0: none
 };

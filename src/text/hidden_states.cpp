@@ -16,20 +16,17 @@ HiddenStates::HiddenStates(const TextModel& model, std::int64_t tokens, std::int
   if (options.all_layers) layers = Buffer(DType::f32, {layer_count_ + 1, tokens, width_});
 }
 
-void HiddenStates::begin_batch(Exec& exec, std::int64_t first_token, std::int64_t first_caption,
-                               Tensor ids, Tensor offsets) {
-  begin_ = first_token;
-  end_ = first_token + ids.numel();
-  first_caption_ = first_caption;
-  ids_ = ids;
-  offsets_ = offsets;
-  sums_.clear();
-  for (const Strategy& strategy : strategies_) {
-    sums_.emplace_back();
-    if (strategy.kind == Strategy::Kind::layer) continue;
-    sums_.back() = exec.empty(DType::f32, {ids.numel(), width_});
-    ops::fill(exec, sums_.back(), 0.0f);
+void HiddenStates::add_batch(Exec& exec, std::int64_t first_token, std::int64_t first_caption,
+                             const TokenBatch& texts) {
+  Batch batch{first_token, first_token + texts.ids.numel(), first_caption, texts, {}};
+  for (std::size_t s = 0; s < strategies_.size(); ++s) {
+    batch.sums.emplace_back();
+    if (strategies_[s].kind == Strategy::Kind::layer) continue;
+    const Tensor rows = hidden[s].tensor().rows(batch.begin, batch.end);
+    batch.sums[s] = exec.device() == host_device ? rows : exec.empty(DType::f32, rows.shape);
+    ops::fill(exec, batch.sums[s], 0.0f);
   }
+  batches_.push_back(std::move(batch));
 }
 
 void HiddenStates::store(Exec& exec, Tensor to, Tensor state) const {
@@ -42,30 +39,37 @@ void HiddenStates::store(Exec& exec, Tensor to, Tensor state) const {
   memory::copy(to.data, to.device, wide.data, wide.device, wide.bytes());
 }
 
-void HiddenStates::take(Exec& exec, std::int64_t k, Tensor state) {
+void HiddenStates::take(Exec& exec, std::size_t index, std::int64_t k, Tensor state) {
+  const Batch& batch = batches_[index];
   for (std::size_t s = 0; s < strategies_.size(); ++s) {
     const Strategy& strategy = strategies_[s];
     if (strategy.kind != Strategy::Kind::layer)
-      ops::accumulate_layer(exec, sums_[s], state, strategy.kind == Strategy::Kind::norm_average);
+      ops::accumulate_layer(exec, batch.sums[s], state,
+                            strategy.kind == Strategy::Kind::norm_average);
     else if (strategy.state_of(layer_count_) == k)
-      store(exec, hidden[s].tensor().rows(begin_, end_), state);
+      store(exec, hidden[s].tensor().rows(batch.begin, batch.end), state);
   }
   if (layers.tensor()) {
     const Tensor plane = layers.tensor().rows(k, k + 1).reshape({layers.tensor().shape[1], width_});
-    store(exec, plane.rows(begin_, end_), state);
+    store(exec, plane.rows(batch.begin, batch.end), state);
   }
-  if (!pooled.tensor() || k < layer_count_) return;
+  if (k < layer_count_) return;
+  finish_sums(exec, batch);
+  if (!pooled.tensor()) return;
   const ArenaScope scope(exec.arena);
-  const std::int64_t captions = offsets_.numel() - 1;
-  store(exec, pooled.tensor().rows(first_caption_, first_caption_ + captions),
-        model_.pool(exec, ids_, offsets_, state));
+  const auto& [ids, offsets] = batch.texts;
+  const std::int64_t captions = offsets.numel() - 1;
+  store(exec, pooled.tensor().rows(batch.first_caption, batch.first_caption + captions),
+        model_.pool(exec, ids, offsets, state));
 }
 
-void HiddenStates::end_batch(Exec& exec) {
+void HiddenStates::finish_sums(Exec& exec, const Batch& batch) const {
   for (std::size_t s = 0; s < strategies_.size(); ++s) {
-    if (!sums_[s]) continue;
-    ops::scale(exec, sums_[s], sums_[s], 1.0f / static_cast<float>(layer_count_ + 1));
-    store(exec, hidden[s].tensor().rows(begin_, end_), sums_[s]);
+    const Tensor sum = batch.sums[s];
+    if (!sum) continue;
+    ops::scale(exec, sum, sum, 1.0f / static_cast<float>(layer_count_ + 1));
+    if (exec.device() != host_device)
+      store(exec, hidden[s].tensor().rows(batch.begin, batch.end), sum);
   }
 }
 

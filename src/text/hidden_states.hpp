@@ -7,8 +7,8 @@
 
 namespace strata {
 
-/// Collects what the strategies want out of a stream of hidden states, batch by batch, so that no
-/// pass keeps more than its sums.
+/// Collects what the strategies want out of a stream of hidden states, so that no pass keeps more
+/// than its sums.
 class HiddenStates {
  public:
   /// Room for all tokens of all captions; a strategy that the model does not have is Error(64). The
@@ -16,29 +16,35 @@ class HiddenStates {
   HiddenStates(const TextModel& model, std::int64_t tokens, std::int64_t captions,
                const EncodeOptions& options);
 
-  /// Tokens from `first_token` and captions from `first_caption` on come next: ids (T) and offsets
-  /// (n+1) of the batch alone, kept by the caller. Sums live in the arena until the caller's scope
-  /// ends.
-  void begin_batch(Exec& exec, std::int64_t first_token, std::int64_t first_caption, Tensor ids,
-                   Tensor offsets);
-  /// Hidden state k (end - begin, width) of these tokens; k = 0..layers in order.
-  void take(Exec& exec, std::int64_t k, Tensor state);
-  void end_batch(Exec& exec);
+  /// The batches of the next pass; those of the pass before are forgotten.
+  void begin_pass() { batches_.clear(); }
+  /// One more batch of the pass: tokens from `first_token` and captions from `first_caption` on.
+  /// The caller keeps its ids and offsets. Off the host its sums live in the arena until the
+  /// caller's scope ends.
+  void add_batch(Exec& exec, std::int64_t first_token, std::int64_t first_caption,
+                 const TokenBatch& texts);
+  /// Hidden state k (tokens, width) of a batch; k = 0..layers in order.
+  void take(Exec& exec, std::size_t batch, std::int64_t k, Tensor state);
 
   std::vector<Buffer> hidden;  // one a strategy: (T, D) f32
   Buffer pooled;               // (n, P) f32, zero rows for captions without tokens
   Buffer layers;               // (L+1, T, D) f32
 
  private:
-  /// Rows [begin, end) of `to` (host, f32) from a state on the device.
+  struct Batch {
+    std::int64_t begin, end, first_caption;  // tokens [begin, end)
+    TokenBatch texts;
+    std::vector<Tensor> sums;  // of the averages, f32 on the device; absent for the others
+  };
+
+  /// A state on the device into `to` (host, f32).
   void store(Exec& exec, Tensor to, Tensor state) const;
+  void finish_sums(Exec& exec, const Batch& batch) const;
 
   const TextModel& model_;
   std::vector<Strategy> strategies_;
   std::int64_t layer_count_, width_;
-  std::int64_t begin_ = 0, end_ = 0, first_caption_ = 0;
-  Tensor ids_{}, offsets_{};  // of the batch
-  std::vector<Tensor> sums_;  // of the averages, f32 on the device; absent for the others
+  std::vector<Batch> batches_;
 };
 
 }  // namespace strata

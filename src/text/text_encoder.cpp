@@ -1,6 +1,7 @@
 #include "text/text_encoder.hpp"
 
 #include <algorithm>
+#include <deque>
 
 #include "core/error.hpp"
 #include "core/log.hpp"
@@ -9,17 +10,11 @@
 
 namespace strata {
 
-namespace {
-
-/// Tokens of one forward pass: enough to keep the matrix products busy, few enough to stay small.
-constexpr std::int64_t batch_tokens = 2048;
-
-}  // namespace
-
-std::int64_t end_of_batch(std::span<const std::int64_t> offsets, std::int64_t first) {
+std::int64_t end_of_batch(std::span<const std::int64_t> offsets, std::int64_t first,
+                          std::int64_t tokens) {
   const auto count = static_cast<std::int64_t>(offsets.size()) - 1;
   std::int64_t last = first + 1;
-  while (last < count && offsets[last + 1] - offsets[first] <= batch_tokens) ++last;
+  while (last < count && offsets[last + 1] - offsets[first] <= tokens) ++last;
   return last;
 }
 
@@ -27,11 +22,12 @@ TextEncoder::TextEncoder(Tokenizer tokenizer, TextModel model)
     : tokenizer_(std::move(tokenizer)), model_(std::move(model)) {}
 
 TextEncoder TextEncoder::load(Exec& exec, const std::string& dir, DType compute,
-                              const std::string& preset) {
+                              const std::string& preset, bool streaming) {
   find_preset(preset, dir);  // refuses an unknown name before anything large is read
   Tokenizer tokenizer = Tokenizer::load(dir);
-  TextEncoder encoder(std::move(tokenizer),
-                      TextModel::load(exec, module_folder(dir, "text_encoder"), compute));
+  TextEncoder encoder(
+      std::move(tokenizer),
+      TextModel::load(exec, module_folder(dir, "text_encoder"), compute, streaming));
   encoder.preset_ = fitting_preset(preset, dir, encoder.config());
   const std::string mismatch = encoder.token_mismatch();
   if (!mismatch.empty() && preset != "auto")
@@ -82,6 +78,19 @@ Encoded TextEncoder::encode_ids(Exec& exec, std::span<const std::int32_t> ids,
   return strata::encode_ids(exec, model_, ids, offsets, is_causal(options.attention), options);
 }
 
+namespace {
+
+/// Captions [first, last) of `out` as a batch of their own; `local` receives its offsets.
+TokenBatch batch_of(const Encoded& out, std::int64_t first, std::int64_t last,
+                    std::vector<std::int64_t>& local) {
+  const auto* at = out.offsets.as<std::int64_t>();
+  local.assign(at + first, at + last + 1);
+  for (std::int64_t& offset : local) offset -= at[first];
+  return {out.ids.tensor().rows(at[first], at[last]), view_of(local.data(), {last - first + 1})};
+}
+
+}  // namespace
+
 Encoded encode_ids(Exec& exec, const TextModel& model, std::span<const std::int32_t> ids,
                    std::span<const std::int64_t> offsets, bool causal,
                    const EncodeOptions& options) {
@@ -95,19 +104,23 @@ Encoded encode_ids(Exec& exec, const TextModel& model, std::span<const std::int3
   std::copy(offsets.begin(), offsets.end(), out.offsets.as<std::int64_t>());
   HiddenStates states(model, tokens, count, options);
 
-  for (std::int64_t first = 0, last = 0; first < count; first = last) {
-    last = end_of_batch(offsets, first);
-    const std::int64_t begin = offsets[first], end = offsets[last];
-    if (begin == end) continue;
-    std::vector<std::int64_t> local(offsets.begin() + first, offsets.begin() + last + 1);
-    for (std::int64_t& at : local) at -= begin;
-    const Tensor ranges = view_of(local.data(), {last - first + 1});
-    const Tensor own_ids = out.ids.tensor().rows(begin, end);
+  for (std::int64_t first = 0; first < count;) {
     const ArenaScope scope(exec.arena);
-    states.begin_batch(exec, begin, first, own_ids, ranges);
-    model.forward(exec, own_ids, ranges, causal,
-                  [&](std::int64_t k, Tensor hidden) { states.take(exec, k, hidden); });
-    states.end_batch(exec);
+    std::deque<std::vector<std::int64_t>> local;  // offsets, which the batches view
+    std::vector<TokenBatch> pass;
+    states.begin_pass();
+    do {
+      const std::int64_t begin = first;
+      first = end_of_batch(offsets, begin);
+      if (offsets[begin] == offsets[first]) continue;
+      pass.push_back(batch_of(out, begin, first, local.emplace_back()));
+      states.add_batch(exec, offsets[begin], begin, pass.back());
+    } while (model.streaming() && first < count);
+    model.forward(exec, pass, causal, [&](std::size_t batch, std::int64_t k, Tensor hidden) {
+      states.take(exec, batch, k, hidden);
+      if (model.streaming() && batch + 1 == pass.size() && options.after_state)
+        options.after_state(k);
+    });
   }
   out.hidden = std::move(states.hidden);
   out.pooled = std::move(states.pooled);

@@ -2,6 +2,7 @@
 // A frozen language model read as a text encoder: captions to token embeddings by one or more
 // strategies, all out of one forward pass.
 
+#include <functional>
 #include <span>
 #include <string>
 #include <vector>
@@ -20,6 +21,8 @@ struct EncodeOptions {
   bool all_layers = false;  // also every hidden state
   AttentionMode attention = AttentionMode::automatic;
   std::size_t max_tokens = 0;  // 0: the default
+  /// Called by a streaming model, whose passes are long, when all captions have hidden state k.
+  std::function<void(std::int64_t k)> after_state;
 };
 
 /// n captions laid end to end, T tokens in all; a caption without ids owns an empty range.
@@ -31,12 +34,16 @@ struct Encoded {
   Buffer layers;               // (L+1, T, D) f32
 };
 
-/// The end of the batch of captions that begins at `first`: as many as fit one forward pass, at
-/// least one. offsets (n+1) as in Encoded.
-std::int64_t end_of_batch(std::span<const std::int64_t> offsets, std::int64_t first);
+/// Tokens of one batch: enough to keep the matrix products busy, few enough to stay small.
+inline constexpr std::int64_t batch_tokens = 2048;
+/// The end of the batch of captions that begins at `first`: as many as stay within so many tokens,
+/// at least one. offsets (n+1) as in Encoded.
+std::int64_t end_of_batch(std::span<const std::int64_t> offsets, std::int64_t first,
+                          std::int64_t tokens = batch_tokens);
 
-/// Token ids made anywhere, ids (T) and offsets (n+1), through a model. options.attention and
-/// max_tokens are the caller's business.
+/// Token ids made anywhere, ids (T) and offsets (n+1), through a model: batch by batch, or all
+/// batches layer by layer when it streams its weights. options.attention and max_tokens are the
+/// caller's business.
 Encoded encode_ids(Exec& exec, const TextModel& model, std::span<const std::int32_t> ids,
                    std::span<const std::int64_t> offsets, bool causal,
                    const EncodeOptions& options);
@@ -46,9 +53,10 @@ class TextEncoder {
   /// dir: the module's own folder, or a pipeline folder that holds `text_encoder/` and
   /// `tokenizer/`. compute: f32 or bf16. preset: as in find_preset. A folder that is not
   /// what the preset says is Error(65) when the preset was named; when the folder's name suggested
-  /// it, it is a warning, and a preset of another config is left aside.
+  /// it, it is a warning, and a preset of another config is left aside. streaming: as in
+  /// TextModel::load.
   static TextEncoder load(Exec& exec, const std::string& dir, DType compute = DType::f32,
-                          const std::string& preset = "auto");
+                          const std::string& preset = "auto", bool streaming = false);
 
   const TextConfig& config() const { return model_.config(); }
   std::int64_t width() const { return config().width; }
