@@ -108,6 +108,13 @@ MappedFile::MappedFile(const std::string& path) {
   guard_ = add_guard(data_, size_, path);
 }
 
+void MappedFile::let_go(std::size_t begin, std::size_t end) const {
+  const auto page = static_cast<std::size_t>(::sysconf(_SC_PAGESIZE));
+  begin = (begin + page - 1) / page * page;
+  end = end / page * page;
+  if (begin < end) ::madvise(const_cast<std::byte*>(data_) + begin, end - begin, MADV_DONTNEED);
+}
+
 MappedFile::~MappedFile() {
   if (guard_ >= 0) remove_guard(guard_);
   if (data_) ::munmap(const_cast<std::byte*>(data_), size_);

@@ -21,6 +21,9 @@ class MappedFile {
 
   const std::byte* data() const { return data_; }
   std::size_t size() const { return size_; }
+  /// Bytes [begin, end) are not needed soon: they leave this process's memory, and come back from
+  /// the file when they are read again.
+  void let_go(std::size_t begin, std::size_t end) const;
 
  private:
   const std::byte* data_ = nullptr;

@@ -7,6 +7,7 @@
 #include <array>
 #include <ctime>
 #include <fstream>
+#include <limits>
 #include <sstream>
 
 namespace strata {
@@ -60,6 +61,20 @@ std::int64_t peak_resident_bytes() {
   rusage usage{};
   getrusage(RUSAGE_SELF, &usage);
   return std::int64_t{usage.ru_maxrss} * 1024;
+}
+
+ResidentBytes resident_bytes() {
+  ResidentBytes bytes;
+  std::ifstream status("/proc/self/status");  // "RssAnon:     1234 kB"
+  for (std::string key; status >> key;) {
+    std::int64_t* const to = key == "RssAnon:"   ? &bytes.own
+                             : key == "RssFile:" ? &bytes.of_files
+                                                 : nullptr;
+    std::int64_t kilobytes = 0;
+    if (to && status >> kilobytes) *to = kilobytes * 1024;
+    status.ignore(std::numeric_limits<std::streamsize>::max(), '\n');
+  }
+  return bytes;
 }
 
 }  // namespace strata

@@ -19,5 +19,11 @@ std::uint64_t start_of_process(std::int64_t pid);
 std::string utc_now();
 /// Highest resident memory of this process so far, in bytes.
 std::int64_t peak_resident_bytes();
+/// Resident now, in bytes: of the process alone, and pages of mapped files, which are in memory
+/// once for all processes of the machine. 0 where the machine does not say.
+struct ResidentBytes {
+  std::int64_t own = 0, of_files = 0;
+};
+ResidentBytes resident_bytes();
 
 }  // namespace strata

@@ -272,6 +272,11 @@ std::string_view SafetensorsFile::raw(const std::string& name) const {
           found.end - found.begin};
 }
 
+void SafetensorsFile::let_go(const std::string& name) const {
+  const Entry& e = entry(name);
+  map_.let_go(data_ + e.begin, data_ + e.end);
+}
+
 Tensor SafetensorsFile::view(const std::string& name) const {
   const std::string& stored = entry(name).dtype;
   for (const DType dtype : {DType::f32, DType::f16, DType::bf16})

@@ -36,6 +36,8 @@ class SafetensorsFile {
   /// The tensor as it lies in the mapping: F32, F16 or BF16, not to be written to, perhaps not
   /// aligned to its type; it lives as long as the file.
   Tensor view(const std::string& name) const;
+  /// The tensor's pages are not needed soon: MappedFile::let_go.
+  void let_go(const std::string& name) const;
   const std::string& path() const { return path_; }
 
  private:
@@ -60,6 +62,7 @@ class SafetensorsFolder {
   std::vector<std::string> names() const;
   Buffer read_f32(const std::string& name) const;
   Tensor view(const std::string& name) const { return file_of(name).view(name); }
+  void let_go(const std::string& name) const { file_of(name).let_go(name); }
   const SafetensorsFile::Entry& entry(const std::string& name) const;
   /// SHA-256 over the shard files in name order, hex.
   std::string sha256() const;

@@ -124,17 +124,21 @@ struct ShardWriter::State {
   std::string dir;
   std::int64_t shard = 0;
   ShardLayout layout;
-  std::vector<std::int64_t> samples, tokens;  // tokens: empty for latents
+  std::vector<std::int64_t> samples;
+  std::vector<std::int64_t> tokens;  // (n+1) where each row's begin; empty for latents
   ShardOffsets at;
   FileHandle file;
-  std::int64_t row = 0, token = 0;
   std::vector<std::uint32_t> crcs;
+  std::vector<bool> written;
+  std::int64_t next = 0, left = 0;  // the row that append takes, rows to come
   std::vector<float> wide, scale;
   double lost = 0, total = 0;  // squares: of what int8 rounded away, of the values
   std::vector<std::byte> values, pooled;
 
   std::string temporary() const { return file.path(); }
-  std::string label() const { return fmt::format("{}: sample {}", file.path(), samples[row]); }
+  std::string label(std::int64_t row) const {
+    return fmt::format("{}: sample {}", file.path(), samples[row]);
+  }
 };
 
 ShardWriter::ShardWriter(std::unique_ptr<State> state) : state_(std::move(state)) {}
@@ -174,17 +178,22 @@ std::span<const std::byte> bytes_of(const std::vector<std::byte>& bytes) {
 }  // namespace
 
 void ShardWriter::append(Tensor values, Tensor pooled) {
+  put(state_->next, values, pooled);
+}
+
+void ShardWriter::put(std::int64_t row, Tensor values, Tensor pooled) {
   State& s = *state_;
-  STRATA_CHECK(s.row < s.layout.rows, "shard {} has only {} rows", s.shard, s.layout.rows);
+  STRATA_CHECK(row >= 0 && row < s.layout.rows && !s.written[row], "shard {}: row {} of {}",
+               s.shard, row, s.layout.rows);
   const bool is_text = s.layout.kind == CacheKind::text;
-  const std::int64_t tokens = is_text ? s.tokens[s.row] : 1;
+  const std::int64_t tokens = is_text ? s.tokens[row + 1] - s.tokens[row] : 1;
   const auto elements = static_cast<std::int64_t>(s.layout.row_bytes() / size_of(s.layout.dtype));
   STRATA_CHECK(values.numel() == tokens * elements && values.device == host_device,
-               "{}: values {} instead of {} x {}", s.label(), to_string(values.shape), tokens,
+               "{}: values {} instead of {} x {}", s.label(row), to_string(values.shape), tokens,
                elements);
   STRATA_CHECK(
       (s.layout.pooled_dim == 0) == !pooled && (!pooled || pooled.numel() == s.layout.pooled_dim),
-      "{}: pooled {}", s.label(), to_string(pooled.shape));
+      "{}: pooled {}", s.label(row), to_string(pooled.shape));
   s.values.resize(static_cast<std::size_t>(tokens) * s.layout.row_bytes());
   s.scale.resize(s.layout.has_scale() ? static_cast<std::size_t>(tokens) : 0);
   const float* const exact = as_f32(values, s.wide);
@@ -198,30 +207,28 @@ void ShardWriter::append(Tensor values, Tensor pooled) {
              finite;
   if (!finite)
     fail(Exit::data, "{}: a value is not finite in {} (bfloat16 and float32 have the larger range)",
-         s.label(), name_of(s.layout.dtype));
+         s.label(row), name_of(s.layout.dtype));
 
   const auto scale = std::as_bytes(std::span(s.scale));
-  const auto first_value = static_cast<std::uint64_t>(is_text ? s.token : s.row);
+  const auto first_value = static_cast<std::uint64_t>(is_text ? s.tokens[row] : row);
   s.file.write_at(s.at.values + first_value * s.layout.row_bytes(), s.values);
-  if (!scale.empty()) s.file.write_at(s.at.scale + static_cast<std::uint64_t>(s.token) * 4, scale);
+  if (!scale.empty()) s.file.write_at(s.at.scale + first_value * 4, scale);
   if (pooled)
-    s.file.write_at(s.at.pooled + static_cast<std::uint64_t>(s.row) * s.layout.pooled_row_bytes(),
+    s.file.write_at(s.at.pooled + static_cast<std::uint64_t>(row) * s.layout.pooled_row_bytes(),
                     s.pooled);
-  s.crcs.push_back(row_crc(s.samples[s.row], bytes_of(s.values), scale, bytes_of(s.pooled)));
-  s.token += is_text ? tokens : 0;
-  ++s.row;
+  s.crcs[row] = row_crc(s.samples[row], bytes_of(s.values), scale, bytes_of(s.pooled));
+  s.written[row] = true;
+  s.next = row + 1;
+  --s.left;
 }
 
 void ShardWriter::finish() {
   State& s = *state_;
-  STRATA_CHECK(s.row == s.layout.rows, "shard {}: {} rows of {}", s.shard, s.row, s.layout.rows);
+  STRATA_CHECK(s.left == 0, "shard {}: {} rows of {} are missing", s.shard, s.left, s.layout.rows);
   s.file.write_at(s.at.sample, std::as_bytes(std::span(s.samples)));
   s.file.write_at(s.at.crc32c, std::as_bytes(std::span(s.crcs)));
-  if (s.layout.kind == CacheKind::text) {
-    std::vector<std::int64_t> offsets{0};
-    for (std::int64_t tokens : s.tokens) offsets.push_back(offsets.back() + tokens);
-    s.file.write_at(s.at.offsets, std::as_bytes(std::span(offsets)));
-  }
+  if (s.layout.kind == CacheKind::text)
+    s.file.write_at(s.at.offsets, std::as_bytes(std::span(s.tokens)));
   const std::string temporary = s.temporary(), folder = partial_of(s.dir);
   ShardRecord record{shard_name(s.shard),
                      s.layout.rows,
@@ -297,7 +304,9 @@ ShardWriter CacheBuilder::begin_shard(std::int64_t shard, std::span<const std::i
                    tokens.size() == (is_text ? samples.size() : 0),
                "shard {}: {} samples, {} token counts", shard, samples.size(), tokens.size());
   ShardLayout layout{m.kind, m.dtype, m.shape, plan_.rows_in(shard), 0, plan_.pooled_dim};
-  for (std::int64_t count : tokens) layout.tokens += count;
+  std::vector<std::int64_t> begins;
+  if (is_text) begins.push_back(0);
+  for (std::int64_t count : tokens) begins.push_back(layout.tokens += count);
   const std::string temporary = partial_of(dir_) + "/" + shard_name(shard) + ".tmp";
   const ShardOffsets offsets = create_shard_file(temporary, layout, plan_.details);
   return ShardWriter(std::make_unique<ShardWriter::State>(
@@ -305,9 +314,13 @@ ShardWriter CacheBuilder::begin_shard(std::int64_t shard, std::span<const std::i
                          shard,
                          layout,
                          {samples.begin(), samples.end()},
-                         {tokens.begin(), tokens.end()},
+                         std::move(begins),
                          offsets,
-                         FileHandle::open_for_writing(temporary)}));
+                         FileHandle::open_for_writing(temporary),
+                         std::vector<std::uint32_t>(samples.size()),
+                         std::vector<bool>(samples.size()),
+                         0,
+                         layout.rows}));
 }
 
 void CacheBuilder::publish() {

@@ -29,7 +29,8 @@ struct CachePlan {
 /// A pure function of the data: enough shards to share among ranks, none above 2 GiB.
 std::int64_t default_rows_per_shard(std::int64_t rows, std::int64_t bytes_per_row);
 
-/// Writes one shard: rows are appended in order, one by one, and go straight to the file.
+/// Writes one shard: rows come one by one, in any order, and go straight to their place in the
+/// file.
 class ShardWriter {
  public:
   ShardWriter(ShardWriter&&) noexcept;
@@ -37,9 +38,11 @@ class ShardWriter {
   /// An unfinished shard is left behind as a temporary file that the next run replaces.
   ~ShardWriter();
 
-  /// values: text (tokens, D), latent (C, h, w) or (1, C, h, w); f32 or bf16, on the host. pooled
-  /// (P) or absent, as planned. A non-finite value (also one too large for the dtype) is Error(65)
-  /// naming the sample. Shapes other than planned are Error(70).
+  /// Row `row` of the shard, once. values: text (tokens, D), latent (C, h, w) or (1, C, h, w); f32
+  /// or bf16, on the host. pooled (P) or absent, as planned. A non-finite value (also one too large
+  /// for the dtype) is Error(65) naming the sample. Shapes other than planned are Error(70).
+  void put(std::int64_t row, Tensor values, Tensor pooled = {});
+  /// The row after the last one that was put or appended; at first the first.
   void append(Tensor values, Tensor pooled = {});
   /// All rows there: hash, fsync, rename, record.
   void finish();

@@ -162,7 +162,8 @@ Buffer copy_to(Exec& exec, Tensor host) {
   return copy;
 }
 
-/// Calls use(tensor) with a stored tensor in the compute type on the device.
+/// Calls use(tensor) with a stored tensor in the compute type on the device. Its pages leave this
+/// process afterwards: what use made of it is what stays in memory.
 template <class F>
 void with_tensor(Exec& exec, const SafetensorsFolder& folder, const std::string& name,
                  DType compute, F use) {
@@ -177,6 +178,7 @@ void with_tensor(Exec& exec, const SafetensorsFolder& folder, const std::string&
     ops::cast(exec, converted, stored);
     use(converted);
   });
+  folder.let_go(name);
 }
 
 }  // namespace

@@ -145,7 +145,7 @@ bool cache_latents(const LatentOptions& options, Communicator& communicator) {
   const SharedBuild job{std::span(&builder, 1), options.overwrite, "cache latents", "images"};
   const bool built = build_shared(
       communicator, job,
-      [&](std::int64_t shard, std::span<CacheBuilder* const> unfinished, const auto& progress) {
+      [&](std::int64_t shard, std::span<CacheBuilder* const> unfinished, const ReportRows& report) {
         const std::int64_t begin = plan.first_row(shard), end = begin + plan.rows_in(shard);
         std::vector<std::int64_t> samples(static_cast<std::size_t>(end - begin));
         std::iota(samples.begin(), samples.end(), begin);
@@ -157,7 +157,7 @@ bool cache_latents(const LatentOptions& options, Communicator& communicator) {
           const Tensor moments = scale_moments(exec, vae.encode(exec, images), vae.scaling());
           const Tensor values = values_to_store(exec, moments, options, first);
           for (std::int64_t i = 0; i < rows; ++i) writer.append(values.rows(i, i + 1));
-          progress(rows);
+          report(rows, "");
         }
         writer.finish();
       });

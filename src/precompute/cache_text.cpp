@@ -1,22 +1,89 @@
 #include "precompute/cache_text.hpp"
 
 #include <algorithm>
+#include <chrono>
 #include <filesystem>
 #include <numeric>
 
 #include "core/error.hpp"
 #include "core/exec.hpp"
 #include "core/log.hpp"
+#include "core/process.hpp"
+#include "core/progress.hpp"
 #include "data/index.hpp"
 #include "precompute/shared_build.hpp"
+#include "text/batch_order.hpp"
 
 namespace strata {
 
 namespace {
 
-/// The token ids of one shard's captions, laid end to end.
+/// Where the time of a rank goes, and what came of it.
+class Ledger {
+ public:
+  enum Part { tokenizer, model, files };
+  /// Runs work() and notes its time.
+  template <class F>
+  auto timed(Part part, F work) {
+    const Note note{*this, part, Clock::now()};
+    return work();
+  }
+  void add(std::int64_t captions, std::int64_t tokens) {
+    captions_ += captions;
+    tokens_ += tokens;
+  }
+  /// "N tokens/s" of all ranks, taken to be as fast as this one.
+  std::string token_rate(int ranks) const {
+    return fmt::format("{:.0f} tokens/s", static_cast<double>(tokens_) * ranks / elapsed());
+  }
+  /// Collective: one line about all ranks.
+  std::string summary(Communicator& communicator) const {
+    double sums[] = {static_cast<double>(captions_),
+                     static_cast<double>(tokens_),
+                     parts_[tokenizer],
+                     parts_[model],
+                     parts_[files],
+                     elapsed()};
+    communicator.all_reduce_sum(sums);
+    const ResidentBytes resident = resident_bytes();
+    std::int64_t most[] = {peak_resident_bytes(), resident.own, resident.of_files};
+    communicator.all_reduce_max(most);
+    const auto [captions, tokens, tokenizing, encoding, writing, seconds] = sums;
+    const double wall = std::max(seconds / communicator.size(), 1e-9);
+    const auto percent = [&](double part) { return 100 * part / std::max(seconds, 1e-9); };
+    return fmt::format(
+        "{:.0f} captions, {:.0f} tokens in {}: {:.0f} captions/s, {:.0f} tokens/s; time: model "
+        "{:.0f} %, tokenizer {:.0f} %, files {:.0f} %, other {:.0f} %; memory a rank: {} MB, and "
+        "{} MB of mapped files in common; {} MB at most",
+        captions, tokens, format_duration(wall), captions / wall, tokens / wall, percent(encoding),
+        percent(tokenizing), percent(writing),
+        percent(std::max(seconds - encoding - tokenizing - writing, 0.0)), most[1] >> 20,
+        most[2] >> 20, most[0] >> 20);
+  }
+
+ private:
+  using Clock = std::chrono::steady_clock;
+  static double since(Clock::time_point begin) {
+    return std::chrono::duration<double>(Clock::now() - begin).count();
+  }
+  struct Note {
+    Ledger& of;
+    Part part;
+    Clock::time_point begin;
+    ~Note() { of.parts_[part] += since(begin); }
+  };
+  double elapsed() const { return since(begin_); }
+
+  Clock::time_point begin_ = Clock::now();
+  double parts_[3] = {};  // seconds
+  std::int64_t captions_ = 0, tokens_ = 0;
+};
+
+/// The token ids of one shard's captions, laid end to end in the order in which they are encoded.
 struct ShardTokens {
-  std::vector<std::int64_t> samples, counts, offsets{0};
+  std::vector<std::int64_t> samples, counts;  // by row
+  std::vector<std::int64_t> order;            // the row of each caption
+  std::vector<std::int64_t> offsets{0};
   std::vector<std::int32_t> ids;
 };
 
@@ -25,11 +92,15 @@ ShardTokens tokenize_shard(const TextEncoder& encoder, const Index& index, std::
   ShardTokens tokens;
   tokens.samples.resize(static_cast<std::size_t>(rows));
   std::iota(tokens.samples.begin(), tokens.samples.end(), first);
-  for (std::int64_t sample : tokens.samples) {
-    const auto ids = encoder.tokenize(index[sample].caption, max_tokens);
-    tokens.ids.insert(tokens.ids.end(), ids.begin(), ids.end());
-    tokens.counts.push_back(static_cast<std::int64_t>(ids.size()));
-    tokens.offsets.push_back(static_cast<std::int64_t>(tokens.ids.size()));
+  std::vector<std::vector<std::int32_t>> ids;
+  for (const std::int64_t sample : tokens.samples) {
+    ids.push_back(encoder.tokenize(index[sample].caption, max_tokens));
+    tokens.counts.push_back(std::ssize(ids.back()));
+  }
+  tokens.order = batch_order(tokens.counts);
+  for (const std::int64_t row : tokens.order) {
+    tokens.ids.insert(tokens.ids.end(), ids[row].begin(), ids[row].end());
+    tokens.offsets.push_back(std::ssize(tokens.ids));
   }
   return tokens;
 }
@@ -65,47 +136,84 @@ CachePlan make_plan(const TextCacheOptions& options, const TextEncoder& encoder,
   return plan;
 }
 
-/// Encodes a shard batch by batch and appends its rows to each cache that still lacks it.
-void build_shard(Exec& exec, const TextEncoder& encoder, const TextCacheOptions& options,
-                 const ShardTokens& tokens, std::int64_t shard,
-                 std::span<CacheBuilder* const> unfinished,
-                 const std::function<void(std::int64_t)>& progress) {
+/// Everything that building a shard needs.
+struct TextJob {
+  const TextCacheOptions& options;
+  const TextEncoder& encoder;
+  const Index& index;
+  int ranks;
+  Exec& exec;
+  Ledger& ledger;
+
+  void build(std::int64_t shard, std::span<CacheBuilder* const> unfinished,
+             const ReportRows& report) const;
+
+ private:
+  void write(const ShardTokens& tokens, std::int64_t first, std::int64_t last,
+             const Encoded& encoded, std::vector<ShardWriter>& writers) const;
+};
+
+/// Captions [first, last) of the order, each to its row.
+void TextJob::write(const ShardTokens& tokens, std::int64_t first, std::int64_t last,
+                    const Encoded& encoded, std::vector<ShardWriter>& writers) const {
+  const auto* at = encoded.offsets.as<std::int64_t>();
+  for (std::int64_t i = 0; i < last - first; ++i) {
+    Tensor pooled;
+    if (options.pooled)
+      pooled = encoded.pooled.tensor().rows(i, i + 1).reshape({encoder.pooled_width()});
+    for (std::size_t w = 0; w < writers.size(); ++w)
+      writers[w].put(tokens.order[first + i], encoded.hidden[w].tensor().rows(at[i], at[i + 1]),
+                     pooled);
+  }
+}
+
+/// Batch by batch, or pass by pass when the model streams.
+void TextJob::build(std::int64_t shard, std::span<CacheBuilder* const> unfinished,
+                    const ReportRows& report) const {
+  const CachePlan& plan = unfinished.front()->plan();
+  const ShardTokens tokens = ledger.timed(Ledger::tokenizer, [&] {
+    return tokenize_shard(encoder, index, plan.first_row(shard), plan.rows_in(shard),
+                          options.max_tokens);
+  });
   EncodeOptions wanted{{}, options.pooled, false, options.attention, options.max_tokens};
+  wanted.after_state = [&](std::int64_t state) {
+    report(0, fmt::format("layer {}/{}", state, encoder.config().layers));
+  };
   std::vector<ShardWriter> writers;
   for (const CacheBuilder* builder : unfinished) {
     wanted.strategies.push_back(builder->plan().manifest.strategy);
-    writers.push_back(builder->begin_shard(shard, tokens.samples, tokens.counts));
+    ledger.timed(Ledger::files, [&] {
+      writers.push_back(builder->begin_shard(shard, tokens.samples, tokens.counts));
+    });
   }
-  const auto rows = static_cast<std::int64_t>(tokens.samples.size());
-  for (std::int64_t first = 0, last = 0; first < rows; first = last) {
-    last = end_of_batch(tokens.offsets, first);
+  const std::int64_t room = options.stream ? options.pass_tokens : batch_tokens;
+  for (std::int64_t first = 0, last = 0; first < std::ssize(tokens.order); first = last) {
+    last = end_of_batch(tokens.offsets, first, room);
     const std::int64_t begin = tokens.offsets[first], end = tokens.offsets[last];
     std::vector<std::int64_t> local(tokens.offsets.begin() + first,
                                     tokens.offsets.begin() + last + 1);
     for (std::int64_t& at : local) at -= begin;
-    const Encoded encoded = encoder.encode_ids(
-        exec, std::span(tokens.ids).subspan(begin, static_cast<std::size_t>(end - begin)), local,
-        wanted);
-    for (std::size_t w = 0; w < writers.size(); ++w)
-      for (std::int64_t row = 0; row < last - first; ++row) {
-        const Tensor pooled =
-            options.pooled
-                ? encoded.pooled.tensor().rows(row, row + 1).reshape({encoder.pooled_width()})
-                : Tensor{};
-        writers[w].append(encoded.hidden[w].tensor().rows(local[row], local[row + 1]), pooled);
-      }
-    progress(last - first);
+    const Encoded encoded = ledger.timed(Ledger::model, [&] {
+      return encoder.encode_ids(exec, std::span(tokens.ids).subspan(begin, end - begin), local,
+                                wanted);
+    });
+    ledger.timed(Ledger::files, [&] { write(tokens, first, last, encoded, writers); });
+    ledger.add(last - first, end - begin);
+    report(last - first, ledger.token_rate(ranks));
   }
-  for (ShardWriter& writer : writers) writer.finish();
+  ledger.timed(Ledger::files, [&] {
+    for (ShardWriter& writer : writers) writer.finish();
+  });
 }
 
 }  // namespace
 
 bool cache_text(const TextCacheOptions& options, Communicator& communicator) {
+  STRATA_CHECK(options.pass_tokens > 0);
   const Index index = Index::load(options.index);
   Exec exec;
   const TextEncoder encoder =
-      TextEncoder::load(exec, options.encoder, options.compute, options.preset);
+      TextEncoder::load(exec, options.encoder, options.compute, options.preset, options.stream);
   const std::string hash = shared_weights_hash(encoder, communicator);
   std::vector<CacheBuilder> builders;
   for (const std::string& strategy : options.strategies) {
@@ -114,19 +222,19 @@ bool cache_text(const TextCacheOptions& options, Communicator& communicator) {
     builders.emplace_back(options.out + "/" + folder_of_strategy(strategy),
                           make_plan(options, encoder, index, strategy, hash));
   }
-  const SharedBuild job{builders, options.overwrite, "cache text", "captions"};
-  const bool built = build_shared(
-      communicator, job,
-      [&](std::int64_t shard, std::span<CacheBuilder* const> unfinished, const auto& progress) {
-        const CachePlan& plan = builders.front().plan();
-        const ShardTokens tokens = tokenize_shard(encoder, index, plan.first_row(shard),
-                                                  plan.rows_in(shard), options.max_tokens);
-        build_shard(exec, encoder, options, tokens, shard, unfinished, progress);
-      });
+  Ledger ledger;
+  const TextJob job{options, encoder, index, communicator.size(), exec, ledger};
+  const bool built =
+      build_shared(communicator, {builders, options.overwrite, "cache text", "captions"},
+                   [&](std::int64_t shard, std::span<CacheBuilder* const> unfinished,
+                       const ReportRows& report) { job.build(shard, unfinished, report); });
   for (const CacheBuilder& builder : builders)
     log::info("{}: {}{} captions, {} values a token", builder.dir(),
               built ? "" : "complete already: ", index.size(), encoder.width());
-  return built;
+  if (!built) return false;
+  const std::string summary = ledger.summary(communicator);
+  log::info("cache text: {}", summary);
+  return true;
 }
 
 }  // namespace strata

@@ -23,11 +23,17 @@ struct TextCacheOptions {
   DType compute = DType::f32;
   std::int64_t rows_per_shard = 0;  // 0: default_rows_per_shard
   bool overwrite = false;
+  /// No layer of the model stays in memory: each is read from the files when its turn comes, once
+  /// for every pass of as many captions of a shard as stay within `pass_tokens` tokens.
+  bool stream = false;
+  std::int64_t pass_tokens = default_pass_tokens;
+  static constexpr std::int64_t default_pass_tokens = 65536;
 };
 
-/// Collective. Encodes each sample's first caption, all strategies in one pass. Ranks share the
-/// shards; a caption's embedding does not depend on its neighbours, so the finished caches are
-/// byte-identical whatever the ranks and kills. False when every cache was complete before.
+/// Collective. Encodes each sample's first caption, all strategies in one pass, in batches of
+/// captions of many lengths that are not padded (text/batch_order.hpp). Ranks share the shards; a
+/// caption's embedding does not depend on its neighbours, so the finished caches are byte-identical
+/// whatever the ranks and kills, streamed or not. False when every cache was complete before.
 bool cache_text(const TextCacheOptions& options, Communicator& communicator);
 
 }  // namespace strata

@@ -44,9 +44,9 @@ class SharedProgress {
       : shown_(job.what, total, job.unit), total_(total), own_(own) {
     shown_.update(0);
   }
-  void add(std::int64_t rows) {
+  void add(std::int64_t rows, const std::string& beside) {
     done_ += rows;
-    shown_.update(own_ == 0 ? total_ : done_ * total_ / own_);
+    shown_.update(own_ == 0 ? total_ : done_ * total_ / own_, beside);
   }
   void finish() { shown_.finish(); }
 
@@ -81,7 +81,8 @@ bool build_shared(Communicator& communicator, const SharedBuild& job, const Shar
   for (std::int64_t shard : mine) {
     std::vector<CacheBuilder*> unfinished;
     for (std::size_t builder : missing[shard]) unfinished.push_back(&job.builders[builder]);
-    build(shard, unfinished, [&](std::int64_t done) { progress.add(done); });
+    build(shard, unfinished,
+          [&](std::int64_t done, const std::string& beside) { progress.add(done, beside); });
   }
   communicator.barrier();
   progress.finish();

@@ -19,10 +19,12 @@ struct SharedBuild {
   std::string unit = "samples";
 };
 
-/// Builds shard `shard` of each cache in `unfinished` (begin_shard, append, finish); calls
-/// progress(n) after each n rows done.
+/// Told after each `rows` rows done (0: a sign of life between them); `beside` is shown beside
+/// them.
+using ReportRows = std::function<void(std::int64_t rows, const std::string& beside)>;
+/// Builds shard `shard` of each cache in `unfinished`: begin_shard, append or put, finish.
 using ShardBuild = std::function<void(std::int64_t shard, std::span<CacheBuilder* const> unfinished,
-                                      const std::function<void(std::int64_t rows)>& progress)>;
+                                      const ReportRows& report)>;
 
 /// Collective. Rank 0 prepares the folders and lists the shards still missing somewhere; the i-th
 /// of them is built by rank i % size; then rank 0 publishes. False when every cache was finished

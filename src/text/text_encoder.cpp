@@ -10,14 +10,6 @@
 
 namespace strata {
 
-std::int64_t end_of_batch(std::span<const std::int64_t> offsets, std::int64_t first,
-                          std::int64_t tokens) {
-  const auto count = static_cast<std::int64_t>(offsets.size()) - 1;
-  std::int64_t last = first + 1;
-  while (last < count && offsets[last + 1] - offsets[first] <= tokens) ++last;
-  return last;
-}
-
 TextEncoder::TextEncoder(Tokenizer tokenizer, TextModel model)
     : tokenizer_(std::move(tokenizer)), model_(std::move(model)) {}
 
@@ -111,7 +103,7 @@ Encoded encode_ids(Exec& exec, const TextModel& model, std::span<const std::int3
     states.begin_pass();
     do {
       const std::int64_t begin = first;
-      first = end_of_batch(offsets, begin);
+      first = end_of_batch(offsets, begin, options.batch_tokens);
       if (offsets[begin] == offsets[first]) continue;
       pass.push_back(batch_of(out, begin, first, local.emplace_back()));
       states.add_batch(exec, offsets[begin], begin, pass.back());

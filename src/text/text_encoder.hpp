@@ -9,6 +9,7 @@
 
 #include "core/exec.hpp"
 #include "model/text_model.hpp"
+#include "text/batch_order.hpp"
 #include "text/preset.hpp"
 #include "text/strategy.hpp"
 #include "text/tokenizer.hpp"
@@ -21,6 +22,7 @@ struct EncodeOptions {
   bool all_layers = false;  // also every hidden state
   AttentionMode attention = AttentionMode::automatic;
   std::size_t max_tokens = 0;  // 0: the default
+  std::int64_t batch_tokens = strata::batch_tokens;
   /// Called by a streaming model, whose passes are long, when all captions have hidden state k.
   std::function<void(std::int64_t k)> after_state;
 };
@@ -33,13 +35,6 @@ struct Encoded {
   Buffer pooled;               // (n, P) f32; zero rows for captions without ids
   Buffer layers;               // (L+1, T, D) f32
 };
-
-/// Tokens of one batch: enough to keep the matrix products busy, few enough to stay small.
-inline constexpr std::int64_t batch_tokens = 2048;
-/// The end of the batch of captions that begins at `first`: as many as stay within so many tokens,
-/// at least one. offsets (n+1) as in Encoded.
-std::int64_t end_of_batch(std::span<const std::int64_t> offsets, std::int64_t first,
-                          std::int64_t tokens = batch_tokens);
 
 /// Token ids made anywhere, ids (T) and offsets (n+1), through a model: batch by batch, or all
 /// batches layer by layer when it streams its weights. options.attention and max_tokens are the

@@ -28,7 +28,13 @@ int cache_text(const Arguments& arguments, Communicator& world) {
       "precision", po::value<std::string>()->default_value("fp32"),
       "of the computation: fp32 or bf16")(
       "rows-per-shard", po::value<std::int64_t>()->default_value(0), "0: chosen from the sizes")(
-      "overwrite", toggle(), "replace caches that were made with other settings");
+      "overwrite", toggle(), "replace caches that were made with other settings")(
+      "stream", toggle(),
+      "for models larger than memory: keep no layer, read each one from the files for every pass "
+      "of many captions; the same bytes")(
+      "pass-tokens", po::value<std::int64_t>(),
+      "with --stream: tokens of one pass, at most a shard's (default 65536); each takes the width "
+      "times 4 bytes a strategy, and 2 more in bf16 or 4 in fp32");
   add_encoder_options(options);
   if (!options.parse(arguments)) return 0;
 
@@ -45,6 +51,13 @@ int cache_text(const Arguments& arguments, Communicator& world) {
   wanted.compute = eval_precision(options);
   wanted.rows_per_shard = options.get<std::int64_t>("rows-per-shard");
   wanted.overwrite = options.flag("overwrite");
+  wanted.stream = options.flag("stream");
+  if (options.has("pass-tokens")) {
+    wanted.pass_tokens = options.get<std::int64_t>("pass-tokens");
+    if (!wanted.stream) fail(Exit::usage, "--pass-tokens is for --stream");
+    if (wanted.pass_tokens < 1)
+      fail(Exit::usage, "--pass-tokens {}: at least 1", wanted.pass_tokens);
+  }
   strata::cache_text(wanted, world);
   return 0;
 }
