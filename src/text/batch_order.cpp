@@ -18,9 +18,9 @@ std::vector<std::int64_t> batch_order(std::span<const std::int64_t> lengths, std
     left.emplace(lengths[i], static_cast<std::int64_t>(i));
   std::vector<std::int64_t> order;
   order.reserve(lengths.size());
-  for (std::int64_t room = tokens; !left.empty();) {
+  for (std::int64_t room = -1; !left.empty();) {
     auto longest = left.upper_bound(room);
-    if (longest == left.begin()) {  // none fits: another batch, which takes at least one
+    if (longest == left.begin()) {  // none fits: another batch, whose first may be longer
       room = tokens;
       longest = left.end();
     }

@@ -59,8 +59,10 @@ inline CachePlan moments_plan(std::int64_t rows) {
   return plan;
 }
 
-/// Writes rows of a shard; stops after `rows` of them (-1: all, and finishes it).
-inline void write_shard(const CacheBuilder& builder, std::int64_t shard, std::int64_t rows = -1) {
+/// Writes rows of a shard; stops after `rows` of them (-1: all, and finishes it). backwards: the
+/// last row first.
+inline void write_shard(const CacheBuilder& builder, std::int64_t shard, std::int64_t rows = -1,
+                        bool backwards = false) {
   const CachePlan& plan = builder.plan();
   const bool is_text = plan.manifest.kind == CacheKind::text;
   std::vector<std::int64_t> samples, tokens;
@@ -69,15 +71,20 @@ inline void write_shard(const CacheBuilder& builder, std::int64_t shard, std::in
     if (is_text) tokens.push_back(fixture_tokens(samples.back()));
   }
   ShardWriter writer = builder.begin_shard(shard, samples, tokens);
-  for (std::size_t i = 0; i < samples.size(); ++i) {
-    if (static_cast<std::int64_t>(i) == rows) return;
+  for (std::size_t turn = 0; turn < samples.size(); ++turn) {
+    if (static_cast<std::int64_t>(turn) == rows) return;
+    const std::size_t i = backwards ? samples.size() - 1 - turn : turn;
     const std::int64_t count = (is_text ? tokens[i] : 1) * plan.manifest.elements();
     std::vector<float> values(static_cast<std::size_t>(count) + 1), pooled(8);
     for (std::int64_t e = 0; e < count; ++e) values[e] = fixture_value(samples[i], e);
     for (std::size_t e = 0; e < pooled.size(); ++e)
       pooled[e] = fixture_value(samples[i] + 1000, std::int64_t(e));
-    writer.append(view_of(values.data(), {count}),
-                  plan.pooled_dim > 0 ? view_of(pooled.data(), {plan.pooled_dim}) : Tensor{});
+    const Tensor of_row = view_of(values.data(), {count});
+    const Tensor state = plan.pooled_dim > 0 ? view_of(pooled.data(), {plan.pooled_dim}) : Tensor{};
+    if (backwards)
+      writer.put(static_cast<std::int64_t>(i), of_row, state);
+    else
+      writer.append(of_row, state);
   }
   writer.finish();
 }

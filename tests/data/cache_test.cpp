@@ -10,6 +10,7 @@
 #include <limits>
 
 #include "cache_fixture.hpp"
+#include "core/buffer.hpp"
 #include "core/error.hpp"
 #include "data/cache_reader.hpp"
 #include "temporary_folder.hpp"
@@ -252,6 +253,28 @@ TEST(CacheBuilder, AKilledRunContinuesToTheSameBytes) {
   write_cache(dir, plan);
   EXPECT_EQ(contents_of(dir), contents_of(folder / "whole"));
   EXPECT_FALSE(directory_exists(dir + "/.partial"));
+}
+
+TEST(CacheBuilder, RowsMayComeInAnyOrderButOnce) {
+  const TemporaryFolder folder;
+  for (const CachePlan& plan :
+       {text_plan(20, CacheDType::bfloat16), latent_plan(20, CacheDType::float32)}) {
+    const std::string name = plan.manifest.shape.size() == 1 ? "text" : "latents";
+    write_cache(folder / name, plan);
+    CacheBuilder builder(folder / ("backwards-" + name), plan);
+    builder.prepare();
+    for (const std::int64_t shard : builder.missing_shards()) write_shard(builder, shard, -1, true);
+    builder.publish();
+    EXPECT_EQ(contents_of(folder / name), contents_of(folder / ("backwards-" + name)));
+  }
+  CacheBuilder builder(folder / "twice", latent_plan(2, CacheDType::float32));
+  builder.prepare();
+  ShardWriter writer = builder.begin_shard(0, std::vector<std::int64_t>{0, 1});
+  const Buffer row = Buffer::zeros(DType::f32, {24});
+  writer.put(1, row);
+  EXPECT_EQ(code_of([&] { writer.put(1, row); }), 70);
+  EXPECT_EQ(code_of([&] { writer.put(2, row); }), 70);
+  EXPECT_EQ(code_of([&] { writer.finish(); }), 70);
 }
 
 TEST(CacheBuilder, AKillWhilePublishingLosesNothing) {

@@ -89,11 +89,14 @@ TEST_F(Commands, UsageErrorsAre64AndMissingFiles65) {
   expect_failure("index --images . --no-such-option 3", 64, "no-such-option");
   expect_failure("index --images nowhere", 65, "nowhere");
   expect_failure("cache latents --index index.jsonl --out x", 64, "--vae");
+  const std::string text = "cache text --encoder x --index y --strategy last --out z ";
+  expect_failure(text + "--pass-tokens 100", 64, "--pass-tokens is for --stream");
+  expect_failure(text + "--stream --pass-tokens 0", 64, "--pass-tokens 0");
   expect_failure("cache stats nowhere", 65, "nowhere/manifest.json");
   expect_failure("cache frobnicate", 64, "frobnicate");
   expect_failure("inspect nowhere", 65, "nowhere");
-  for (const char* command :
-       {"index", "cache", "cache latents", "cache verify", "cache stats", "inspect"}) {
+  for (const char* command : {"index", "cache", "cache latents", "cache text", "cache verify",
+                              "cache stats", "inspect"}) {
     const Outcome outcome = run(std::string(command) + " --help");
     EXPECT_EQ(outcome.code, 0);
     EXPECT_NE(outcome.out.find("example:"), std::string::npos) << command;

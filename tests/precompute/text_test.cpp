@@ -37,6 +37,12 @@ TEST_F(TextCaches, AreTheSameBytesOnAnyRanks) {
   EXPECT_EQ(contents_of(dir_ + "/shared"), contents_of(dir_ + "/alone"));
   for (const char* strategy : {"last", "layer_2", "norm_avg"})
     verify_cache(dir_ + "/shared/" + strategy);
+  // Layer by layer, a pass for each few captions.
+  TextCacheOptions streamed = text_options(dir_, "streamed");
+  streamed.stream = true;
+  streamed.pass_tokens = 300;
+  EXPECT_TRUE(cache_text(streamed, *alone));
+  EXPECT_EQ(contents_of(dir_ + "/streamed"), contents_of(dir_ + "/alone"));
   // Strategies one by one, the last of them later: the same caches as out of one pass.
   TextCacheOptions one = text_options(dir_, "single");
   one.strategies = {"layer:2"};

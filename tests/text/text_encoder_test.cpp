@@ -5,6 +5,7 @@
 #include <gtest/gtest.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <filesystem>
@@ -125,6 +126,57 @@ TEST_F(TextEncoderTest, CaptionsDoNotFeelTheirNeighbours) {
                 0);
     }
   }
+}
+
+TEST_F(TextEncoderTest, StreamsLayersToTheSameBytes) {
+  EncodeOptions options;
+  options.strategies = {"last", "layer:1", "avg", "norm_avg"};
+  options.pooled = options.all_layers = true;
+  std::vector<std::int64_t> states;
+  for (const DType compute : {DType::f32, DType::bf16}) {
+    const Encoded whole = load(compute).encode(exec_, captions_, options);
+    EncodeOptions of_stream = options;
+    of_stream.batch_tokens = 20;  // several batches a layer
+    of_stream.after_state = [&](std::int64_t k) { states.push_back(k); };
+    const TextEncoder streaming =
+        TextEncoder::load(exec_, golden_path("llama"), compute, "auto", true);
+    const Encoded streamed = streaming.encode(exec_, captions_, of_stream);
+    const auto expect_same = [&](const Buffer& a, const Buffer& b) {
+      ASSERT_EQ(a.tensor().shape, b.tensor().shape);
+      EXPECT_EQ(std::memcmp(a.tensor().data, b.tensor().data, a.tensor().bytes()), 0);
+    };
+    for (std::size_t s = 0; s < options.strategies.size(); ++s)
+      expect_same(whole.hidden[s], streamed.hidden[s]);
+    expect_same(whole.pooled, streamed.pooled);
+    expect_same(whole.layers, streamed.layers);
+  }
+  EXPECT_EQ(states, (std::vector<std::int64_t>{0, 1, 2, 3, 4, 0, 1, 2, 3, 4}));
+}
+
+TEST(BatchOrder, FillsBatchesToTheBrim) {
+  std::vector<std::int64_t> lengths;
+  for (int i = 0; i < 1000; ++i) lengths.push_back(i % 97 == 0 ? 0 : 5 + i * 37 % 196);
+  lengths.push_back(5000);  // longer than a batch
+  const std::vector<std::int64_t> order = batch_order(lengths);
+  std::vector<std::int64_t> sorted = order, offsets{0};
+  std::sort(sorted.begin(), sorted.end());
+  for (std::size_t i = 0; i < sorted.size(); ++i) ASSERT_EQ(sorted[i], static_cast<int>(i));
+  for (const std::int64_t caption : order) offsets.push_back(offsets.back() + lengths[caption]);
+  std::int64_t batches = 0;
+  const auto count = static_cast<std::int64_t>(order.size());
+  for (std::int64_t first = 0, last = 0; first < count; first = last, ++batches) {
+    last = end_of_batch(offsets, first);
+    const std::int64_t tokens = offsets[last] - offsets[first];
+    if (first == 0) {  // the long one alone
+      EXPECT_EQ(last, 1);
+      continue;
+    }
+    EXPECT_LE(tokens, batch_tokens);
+    // Less room is left than the shortest caption needs, but in the last batch.
+    EXPECT_TRUE(tokens > batch_tokens - 5 || last == count) << tokens;
+  }
+  EXPECT_EQ(batches, 1 + (offsets.back() - 5000 + batch_tokens - 1) / batch_tokens);
+  EXPECT_TRUE(batch_order({}).empty());
 }
 
 TEST_F(TextEncoderTest, GivesCaptionsWithoutIdsAnEmptyRange) {
