@@ -57,16 +57,55 @@ struct Layout {
   }
 };
 
+/// Half of the exchange that swaps, in each square of 2 `span` rows and columns, the upper right
+/// with the lower left.
+template <int span>
+void exchange(detail::Vector* rows) {
+  using Places = std::int32_t __attribute__((vector_size(lane * sizeof(float))));
+  Places low, high;
+  for (int i = 0; i < lane; ++i) {
+    low[i] = i & span ? lane + i - span : i;
+    high[i] = i & span ? lane + i : i + span;
+  }
+#pragma GCC unroll 16
+  for (int r = 0; r < lane; ++r) {
+    if (r & span) continue;
+    const detail::Vector a = rows[r], b = rows[r + span];
+    rows[r] = __builtin_shuffle(a, b, low);
+    rows[r + span] = __builtin_shuffle(a, b, high);
+  }
+}
+
+/// to (16,16) with rows `panel` apart = the transpose of 16 rows of 16, `pitch` apart.
+template <class T>
+void transpose_square(float* to, const T* from, std::int64_t pitch) {
+  detail::Vector rows[lane];
+#pragma GCC unroll 16
+  for (int r = 0; r < lane; ++r)
+    for (int c = 0; c < lane; ++c) rows[r][c] = to_float(from[r * pitch + c]);
+  exchange<1>(rows);
+  exchange<2>(rows);
+  exchange<4>(rows);
+  exchange<8>(rows);
+#pragma GCC unroll 16
+  for (int c = 0; c < lane; ++c) std::memcpy(to + c * panel, &rows[c], sizeof rows[c]);
+}
+
 /// to (panels, D, 64) f32: the transpose of each panel of 64 rows, rows past `rows` zero.
 template <class T>
 void pack_panels(float* to, const T* from, std::int64_t pitch, std::int64_t width,
                  std::int64_t rows) {
+  const std::int64_t whole_columns = width / lane * lane;
   for (std::int64_t first = 0; first < rows; first += panel) {
-    const std::int64_t count = std::min(panel, rows - first);
+    const std::int64_t count = std::min(panel, rows - first), whole_rows = count / lane * lane;
     if (count < panel) std::fill_n(to, width * panel, 0.0f);
+    for (std::int64_t r = 0; r < whole_rows; r += lane)
+      for (std::int64_t c = 0; c < whole_columns; c += lane)
+        transpose_square(to + c * panel + r, from + (first + r) * pitch + c, pitch);
     for (std::int64_t r = 0; r < count; ++r) {
       const T* row = from + (first + r) * pitch;
-      for (std::int64_t c = 0; c < width; ++c) to[c * panel + r] = to_float(row[c]);
+      for (std::int64_t c = r < whole_rows ? whole_columns : 0; c < width; ++c)
+        to[c * panel + r] = to_float(row[c]);
     }
     to += width * panel;
   }
@@ -206,7 +245,7 @@ struct Forward {
     std::fill_n(running.sum, rows, 0.0f);
     const Range seen = visible(p, position, position + rows - 1, keys);
     for (std::int64_t key = seen.begin / panel * panel; key < seen.end; key += key_block) {
-      const Block block{position, key, std::min(key_block, keys - key), keys};
+      const Block block{position, key, std::min(key_block, seen.end - key), keys};
       scores_of(scores, rows, scaled, padded, panels, at.width, key, block.padded_keys());
       shape_scores(scores, rows, head, block);
       soften_block(scores, out, padded, rows, block, running, p);
