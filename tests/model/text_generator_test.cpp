@@ -73,7 +73,7 @@ INSTANTIATE_TEST_SUITE_P(All, Families, testing::Values("llama", "mistral", "qwe
                          [](const auto& info) { return std::string(info.param); });
 
 TEST_P(Families, GreedyIsTransformers) {
-  Exec exec(host_device, 2);
+  Exec exec(host_device, 1);
   const Golden want(golden(GetParam()) + "/texts.safetensors");
   const auto generator = TextGenerator::load(exec, golden(GetParam()), DType::f32);
   EXPECT_EQ(generate(exec, generator, want.prompts, greedy()), want.texts);
@@ -82,7 +82,7 @@ TEST_P(Families, GreedyIsTransformers) {
 /// Every new token is the likeliest after all tokens before it, seen in one pass without a cache:
 /// texts of up to five pages, past every window.
 TEST_P(Families, TheCacheChangesNoToken) {
-  Exec exec(host_device, 2);
+  Exec exec(host_device, 1);
   const Golden of(golden(GetParam()) + "/texts.safetensors");
   const auto generator = TextGenerator::load(exec, golden(GetParam()), DType::f32);
   const TextModel& model = generator.model();
