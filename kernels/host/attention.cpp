@@ -5,6 +5,7 @@
 
 #include <cmath>
 #include <limits>
+#include <utility>
 
 #include "kernels/host/backend.hpp"
 #include "kernels/host/dispatch.hpp"
@@ -57,36 +58,30 @@ struct Layout {
   }
 };
 
-/// Half of the exchange that swaps, in each square of 2 `span` rows and columns, the upper right
-/// with the lower left.
-template <int span>
-void exchange(detail::Vector* rows) {
-  using Places = std::int32_t __attribute__((vector_size(lane * sizeof(float))));
-  Places low, high;
-  for (int i = 0; i < lane; ++i) {
-    low[i] = i & span ? lane + i - span : i;
-    high[i] = i & span ? lane + i : i + span;
-  }
+/// Swaps, in each square of 2 `span` rows and columns, the upper right quarter with the lower left.
+template <int span, int... i>
+void exchange(detail::Vector* rows, std::integer_sequence<int, i...>) {
 #pragma GCC unroll 16
   for (int r = 0; r < lane; ++r) {
     if (r & span) continue;
     const detail::Vector a = rows[r], b = rows[r + span];
-    rows[r] = __builtin_shuffle(a, b, low);
-    rows[r + span] = __builtin_shuffle(a, b, high);
+    rows[r] = __builtin_shufflevector(a, b, (i & span ? lane + i - span : i)...);
+    rows[r + span] = __builtin_shufflevector(a, b, (i & span ? lane + i : i + span)...);
   }
 }
 
 /// to (16,16) with rows `panel` apart = the transpose of 16 rows of 16, `pitch` apart.
 template <class T>
 void transpose_square(float* to, const T* from, std::int64_t pitch) {
+  constexpr auto columns = std::make_integer_sequence<int, lane>();
   detail::Vector rows[lane];
 #pragma GCC unroll 16
   for (int r = 0; r < lane; ++r)
     for (int c = 0; c < lane; ++c) rows[r][c] = to_float(from[r * pitch + c]);
-  exchange<1>(rows);
-  exchange<2>(rows);
-  exchange<4>(rows);
-  exchange<8>(rows);
+  exchange<1>(rows, columns);
+  exchange<2>(rows, columns);
+  exchange<4>(rows, columns);
+  exchange<8>(rows, columns);
 #pragma GCC unroll 16
   for (int c = 0; c < lane; ++c) std::memcpy(to + c * panel, &rows[c], sizeof rows[c]);
 }

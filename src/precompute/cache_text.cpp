@@ -48,17 +48,16 @@ class Ledger {
     const ResidentBytes resident = resident_bytes();
     std::int64_t most[] = {peak_resident_bytes(), resident.own, resident.of_files};
     communicator.all_reduce_max(most);
-    const auto [captions, tokens, tokenizing, encoding, writing, seconds] = sums;
-    const double wall = std::max(seconds / communicator.size(), 1e-9);
-    const auto percent = [&](double part) { return 100 * part / std::max(seconds, 1e-9); };
+    const double captions = sums[0], tokens = sums[1], all = std::max(sums[5], 1e-9);
+    const double wall = all / communicator.size();
+    const auto percent = [all](double part) { return 100 * std::max(part, 0.0) / all; };
     return fmt::format(
         "{:.0f} captions, {:.0f} tokens in {}: {:.0f} captions/s, {:.0f} tokens/s; time: model "
         "{:.0f} %, tokenizer {:.0f} %, files {:.0f} %, other {:.0f} %; memory a rank: {} MB, and "
         "{} MB of mapped files in common; {} MB at most",
-        captions, tokens, format_duration(wall), captions / wall, tokens / wall, percent(encoding),
-        percent(tokenizing), percent(writing),
-        percent(std::max(seconds - encoding - tokenizing - writing, 0.0)), most[1] >> 20,
-        most[2] >> 20, most[0] >> 20);
+        captions, tokens, format_duration(wall), captions / wall, tokens / wall, percent(sums[3]),
+        percent(sums[2]), percent(sums[4]), percent(sums[5] - sums[2] - sums[3] - sums[4]),
+        most[1] >> 20, most[2] >> 20, most[0] >> 20);
   }
 
  private:
