@@ -160,7 +160,8 @@ json added_tokens(const std::string& folder, const json& config, const json& voc
       });
     };
     const std::string path = folder + "/added_tokens.json";
-    for (const auto& [text, id] : read_if_there(path).items())
+    const json listed = read_if_there(path);
+    for (const auto& [text, id] : listed.items())
       by_id[token_id(id, path)] = {text, is_special(text)};
   }
   for (const auto& [id, token] : by_id) tokens.add(token.first, token.second);
