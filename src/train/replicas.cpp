@@ -17,6 +17,21 @@ namespace {
 using Groups = std::map<std::string, std::vector<std::string>>;
 
 constexpr std::size_t hash_digits = 16;
+constexpr std::size_t block_bytes = std::size_t{64} << 20;
+
+/// Of the hashes of its blocks, so that a device's memory comes over piece by piece.
+std::string hash_of(Tensor t) {
+  const bool here = t.device == host_device;
+  std::vector<std::byte> copy(here ? 0 : std::min(block_bytes, t.bytes()));
+  std::string hashes;
+  for (std::size_t at = 0; at < t.bytes(); at += block_bytes) {
+    const std::size_t bytes = std::min(block_bytes, t.bytes() - at);
+    if (!here) memory::copy(copy.data(), host_device, t.data + at, t.device, bytes);
+    const auto* block = reinterpret_cast<const char*>(here ? t.data + at : copy.data());
+    hashes += fmt::format("{:016x}", xxh3({block, bytes}));
+  }
+  return fmt::format("{:016x}", xxh3(hashes));
+}
 
 Groups groups_of(const std::vector<std::string>& answers) {
   Groups groups;
@@ -29,10 +44,7 @@ Groups groups_of(const std::vector<std::string>& answers) {
 }  // namespace
 
 void check_replicas(Communicator& communicator, Tensor replica, const std::string& when) {
-  STRATA_CHECK(replica.device == host_device);
-  const std::uint64_t hash = xxh3({reinterpret_cast<const char*>(replica.data), replica.bytes()});
-  const auto groups =
-      groups_of(communicator.all_gather_strings(fmt::format("{:016x}{}", hash, host_name())));
+  const auto groups = groups_of(communicator.all_gather_strings(hash_of(replica) + host_name()));
   if (groups.size() == 1) return;
   const auto most = std::max_element(
       groups.begin(), groups.end(),

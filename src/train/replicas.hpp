@@ -5,7 +5,7 @@
 
 namespace strata {
 
-/// Collective. Compares the bytes of `replica` (on the host) over the ranks by hash. Error(88) on
+/// Collective. Compares the bytes of `replica` over the ranks by hash. Error(88) on
 /// every rank, naming the ranks that differ from most others, with their hosts; where no majority
 /// is, all groups. `when` begins the message.
 void check_replicas(Communicator& communicator, Tensor replica, const std::string& when);
