@@ -79,8 +79,9 @@ class HostBackend final : public Backend {
 
  private:
   /// The product of `rows` rows; packed_rows choose the weight's layout, fewer take that one.
-  const Call& packed_call(DType dtype, std::int64_t rows, std::int64_t n, std::int64_t k,
-                          bool bias);
+  /// alone: to be run by each of several threads on its own rows.
+  const Call& packed_call(DType dtype, std::int64_t rows, std::int64_t n, std::int64_t k, bool bias,
+                          bool alone);
   /// dw (N,K) f32 += dy (M,N)^T x (M,K), the same bits for any number of threads.
   void weight_gradient(Exec&, Tensor dw, Tensor dy, Tensor x);
   /// dw (N,R,S,C) f32 += the convolution's weight gradient, likewise.

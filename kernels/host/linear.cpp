@@ -93,12 +93,14 @@ void HostBackend::linear(Exec& exec, Tensor y, Tensor x, Tensor w, Tensor b) {
 }
 
 const Call& HostBackend::packed_call(DType dtype, std::int64_t rows, std::int64_t n, std::int64_t k,
-                                     bool bias) {
+                                     bool bias, bool alone) {
+  const int threads = alone ? 1 : vendor_.threads();
   return vendor_.call(
-      {Kind::packed_linear, static_cast<std::int64_t>(dtype), {rows, n, k, bias}}, [&] {
-        const memory::desc w = rows == ops::packed_rows
-                                   ? any_matrix(dtype, k, n)
-                                   : packed_call(dtype, ops::packed_rows, n, k, bias).w;
+      {Kind::packed_linear, static_cast<std::int64_t>(dtype), {rows, n, k, bias, threads}}, [&] {
+        const bool decides = rows == ops::packed_rows && !alone;  // the layout, for all others
+        const memory::desc w = decides ? any_matrix(dtype, k, n)
+                                       : packed_call(dtype, ops::packed_rows, n, k, bias, false).w;
+        const ThreadScope scope(threads);
         return make_product(vendor_.engine(), dtype, rows, w, bias);
       });
 }
@@ -106,8 +108,8 @@ const Call& HostBackend::packed_call(DType dtype, std::int64_t rows, std::int64_
 Buffer HostBackend::pack(Exec&, Tensor w) {
   const std::int64_t n = w.shape[0], k = w.shape[1];
   const ThreadScope threads(vendor_.threads());
-  const memory::desc wanted = packed_call(w.dtype, ops::packed_rows, n, k, false).w;
-  STRATA_CHECK(wanted == packed_call(w.dtype, ops::packed_rows, n, k, true).w,
+  const memory::desc wanted = packed_call(w.dtype, ops::packed_rows, n, k, false, false).w;
+  STRATA_CHECK(wanted == packed_call(w.dtype, ops::packed_rows, n, k, true, false).w,
                "a bias changes the layout");
   const auto plain = matrix(w.dtype, k, n, true);
   const auto size = static_cast<std::int64_t>(wanted.get_size() / size_of(w.dtype));
@@ -119,17 +121,31 @@ Buffer HostBackend::pack(Exec&, Tensor w) {
 
 void HostBackend::linear(Exec& exec, Tensor y, Tensor x, const ops::PackedWeight& w, Tensor b,
                          std::int64_t rows) {
-  const ThreadScope threads(vendor_.threads());
-  const Call& call = packed_call(x.dtype, rows, w.n, w.k, bool(b));
+  const std::int64_t blocks = rows_of(x) / rows;
+  // Threads that each take whole blocks need not wait for one another, but each reads all weights.
+  constexpr std::int64_t cached_bytes = 4 << 20;
+  const bool alone = blocks >= exec.threads() &&
+                     w.n * w.k * static_cast<std::int64_t>(size_of(x.dtype)) <= cached_bytes;
+  const Call& call = packed_call(x.dtype, rows, w.n, w.k, bool(b), alone);
   const std::size_t x_bytes = rows * w.k * size_of(x.dtype);
   const std::size_t y_bytes = rows * w.n * size_of(x.dtype);
-  const std::int64_t blocks = rows_of(x) / rows;
-  for (std::int64_t block = 0; block < blocks; ++block) {
+  const auto arguments_of = [&](std::int64_t block) {
     Arguments arguments{{DNNL_ARG_SRC, vendor_.memory(call.x, x.data + block * x_bytes)},
                         {DNNL_ARG_WEIGHTS, vendor_.memory(call.w, w.data.tensor().data)},
                         {DNNL_ARG_DST, vendor_.memory(call.y, y.data + block * y_bytes)}};
     if (b) arguments.emplace(DNNL_ARG_BIAS, vendor_.memory(call.bias, b.data));
-    vendor_.run(exec, call, std::move(arguments));
+    return arguments;
+  };
+  if (alone) {
+    const ThreadScope one(1);
+    for_tasks_with_scratch(exec, blocks, call.scratch_bytes(),
+                           [&](std::int64_t block, std::byte* scratch) {
+                             vendor_.run_alone(call, arguments_of(block), scratch);
+                           });
+  } else {
+    const ThreadScope threads(vendor_.threads());
+    for (std::int64_t block = 0; block < blocks; ++block)
+      vendor_.run(exec, call, arguments_of(block));
   }
 }
 
