@@ -3,12 +3,16 @@
 // One implementation a vendor (host/backend.hpp); the declarations mirror ops.hpp.
 
 #include "kernels/ops.hpp"
+#include "kernels/portable/math.hpp"
 
 namespace strata {
 
 struct Backend {
   virtual ~Backend() = default;
   virtual void weights_changed() = 0;
+  /// Only a device works on after an op has returned.
+  virtual void synchronize() {}
+  virtual void wait_for(Backend&) {}
 
   virtual void linear(Exec&, Tensor y, Tensor x, Tensor w, Tensor b) = 0;
   virtual Buffer pack(Exec&, Tensor w) = 0;
@@ -77,6 +81,9 @@ struct Backend {
   virtual ops::GradientStats gradient_stats(Exec&, Tensor grad) = 0;
   virtual void accumulate(Exec&, Tensor a, Tensor b) = 0;
 };
+
+/// The constants of one step for the scalar formula, computed once in double.
+portable::AdamWStep adamw_step(const ops::AdamWParams& p);
 
 namespace host {
 std::unique_ptr<Backend> make_backend(int threads);

@@ -1,5 +1,6 @@
 // Exec and memory: which backend a device belongs to.
 
+#include <cmath>
 #include <cstring>
 
 #include "kernels/backend.hpp"
@@ -21,6 +22,27 @@ Exec::Exec(Exec&&) noexcept = default;
 
 void Exec::weights_changed() {
   backend_->weights_changed();
+}
+
+void Exec::synchronize() {
+  backend_->synchronize();
+}
+
+void Exec::wait_for(Exec& other) {
+  STRATA_CHECK(device() == other.device(), "two devices");
+  backend_->wait_for(*other.backend_);
+}
+
+portable::AdamWStep adamw_step(const ops::AdamWParams& p) {
+  const auto steps = static_cast<double>(p.step);
+  return {.take1 = static_cast<float>(1 - p.beta1),
+          .keep2 = static_cast<float>(p.beta2),
+          .take2 = static_cast<float>(1 - p.beta2),
+          .decay = static_cast<float>(1 - p.lr * p.weight_decay),
+          .size = static_cast<float>(p.lr / (1 - std::pow(p.beta1, steps))),
+          .inverse_root = static_cast<float>(1 / std::sqrt(1 - std::pow(p.beta2, steps))),
+          .eps = static_cast<float>(p.eps),
+          .grad_scale = p.grad_scale};
 }
 
 namespace memory {

@@ -3,13 +3,19 @@
 
 #include "kernels/backend.hpp"
 
-namespace strata::cuda {
+namespace strata {
 
 namespace {
 [[noreturn]] void absent() {
   fail(Exit::unavailable, "device cuda: this build of strata has no CUDA backend");
 }
 }  // namespace
+
+Device cuda_device(int, int) {
+  absent();
+}
+
+namespace cuda {
 
 std::unique_ptr<Backend> make_backend(Device) {
   absent();
@@ -22,4 +28,5 @@ void copy(void*, Device, const void*, Device, std::size_t) {
   absent();
 }
 
-}  // namespace strata::cuda
+}  // namespace cuda
+}  // namespace strata

@@ -10,16 +10,7 @@ namespace strata::host {
 
 void HostBackend::adamw(Exec& exec, Tensor param, Tensor master, Tensor m, Tensor v, Tensor grad,
                         Tensor ema, float ema_decay, ops::AdamWParams p) {
-  const auto steps = static_cast<double>(p.step);
-  const portable::AdamWStep update{
-      .take1 = static_cast<float>(1 - p.beta1),
-      .keep2 = static_cast<float>(p.beta2),
-      .take2 = static_cast<float>(1 - p.beta2),
-      .decay = static_cast<float>(1 - p.lr * p.weight_decay),
-      .size = static_cast<float>(p.lr / (1 - std::pow(p.beta1, steps))),
-      .inverse_root = static_cast<float>(1 / std::sqrt(1 - std::pow(p.beta2, steps))),
-      .eps = static_cast<float>(p.eps),
-      .grad_scale = p.grad_scale};
+  const portable::AdamWStep update = adamw_step(p);
   float *weight = master.as<float>(), *mean = m.as<float>(), *square = v.as<float>();
   const float* gradient = grad.as<float>();
   float* average = ema ? ema.as<float>() : nullptr;

@@ -16,12 +16,16 @@ struct Device {
 
 inline constexpr Device host_device{};
 
+/// The GPU of a rank among those of its machine. Error(69) when this build or machine has none.
+Device cuda_device(int local_rank = 0, int local_size = 1);
+
 namespace memory {
 /// 64-byte aligned (host) or device memory, uninitialised. Throws Error(70) when there is none
 /// left.
 void* allocate(Device device, std::size_t bytes);
 void release(Device device, void* data) noexcept;
-/// Copies between any two devices; returns when done.
+/// Copies between any two devices, ordered with the ops of every Exec; host memory may be used or
+/// freed when it returns.
 void copy(void* to, Device to_device, const void* from, Device from_device, std::size_t bytes);
 }  // namespace memory
 

@@ -28,6 +28,11 @@ class Exec {
   /// changed in place (an optimizer step, a load).
   void weights_changed();
 
+  /// Returns when every op called so far is done (on the host an op is done when it returns).
+  void synchronize();
+  /// Ops called from now on begin after those that `other`, on the same device, was given so far.
+  void wait_for(Exec& other);
+
   Tensor empty(DType dtype, Shape shape) { return arena.empty(dtype, shape); }
 
   Arena arena;

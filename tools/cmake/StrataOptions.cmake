@@ -2,17 +2,18 @@
 
 add_library(strata_options INTERFACE)
 # -Wrestrict: false alarms on std::string in GCC 12 (GCC bug 105651).
-target_compile_options(strata_options INTERFACE -Wall -Wextra -Werror -Wno-missing-field-initializers
-                                                -Wno-restrict)
-target_compile_definitions(strata_options INTERFACE $<$<CONFIG:Release>:_FORTIFY_SOURCE=2>)
+set(_compile -Wall -Wextra -Werror -Wno-missing-field-initializers -Wno-restrict)
 if(STRATA_NATIVE)
-  target_compile_options(strata_options INTERFACE -march=native)
+  list(APPEND _compile -march=native)
 endif()
 if(STRATA_SANITIZE)
-  target_compile_options(strata_options INTERFACE -fsanitize=${STRATA_SANITIZE}
-                                                  -fno-sanitize-recover=all -fno-omit-frame-pointer)
+  list(APPEND _compile -fsanitize=${STRATA_SANITIZE} -fno-sanitize-recover=all
+       -fno-omit-frame-pointer)
   target_link_options(strata_options INTERFACE -fsanitize=${STRATA_SANITIZE})
 endif()
+target_compile_options(strata_options INTERFACE "$<$<COMPILE_LANGUAGE:CXX>:${_compile}>")
+target_compile_definitions(strata_options
+                           INTERFACE $<$<AND:$<CONFIG:Release>,$<COMPILE_LANGUAGE:CXX>>:_FORTIFY_SOURCE=2>)
 target_include_directories(strata_options INTERFACE ${CMAKE_SOURCE_DIR}/src ${CMAKE_SOURCE_DIR})
 
 # strata_library(NAME SOURCES... [LINK libs...]): one static library a folder.

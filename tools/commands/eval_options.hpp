@@ -45,7 +45,7 @@ inline DType eval_precision(const Options& options) {
 inline Device eval_device(const Options& options) {
   const std::string& name = options.text("device");
   if (name == "host") return host_device;
-  if (name == "cuda") return {DeviceKind::cuda, 0};
+  if (name == "cuda") return cuda_device();
   fail(Exit::usage, "--device {}: host or cuda", name);
 }
 

@@ -1,0 +1,39 @@
+#include "kernels/cuda/backend.hpp"
+
+namespace strata::cuda {
+
+namespace {
+Device selected(Device device) {
+  use(device);
+  return device;
+}
+}  // namespace
+
+std::unique_ptr<Backend> make_backend(Device device) {
+  return std::make_unique<CudaBackend>(device);
+}
+
+CudaBackend::CudaBackend(Device device) : device_(selected(device)) {}
+
+cudaStream_t CudaBackend::stream() {
+  use(device_);
+  return stream_;
+}
+
+void CudaBackend::synchronize() {
+  STRATA_CUDA(cudaStreamSynchronize(stream()));
+}
+
+void CudaBackend::wait_for(Backend& other) {
+  auto& before = static_cast<CudaBackend&>(other);  // Exec checked that the devices are the same
+  STRATA_CUDA(cudaEventRecord(before.reached_, before.stream()));
+  STRATA_CUDA(cudaStreamWaitEvent(stream(), before.reached_, 0));
+}
+
+Tensor CudaBackend::upload(Exec& exec, const Tensor& host) {
+  const Tensor there = exec.empty(host.dtype, host.shape);
+  staging_.upload(there.data, host.data, host.bytes(), stream());
+  return there;
+}
+
+}  // namespace strata::cuda

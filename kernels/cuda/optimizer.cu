@@ -1,0 +1,126 @@
+// AdamW and what it needs of the gradient.
+
+#include "kernels/cuda/backend.hpp"
+#include "kernels/cuda/launch.cuh"
+#include "kernels/portable/math.hpp"
+
+namespace strata::cuda {
+
+namespace {
+
+constexpr int threads = 256;
+
+/// Elements whose state one thread updates: 16-byte accesses of the f32 state.
+constexpr int together = 4;
+
+template <int n, class T>
+__device__ void update(std::int64_t at, T* param, float* master, float* m, float* v,
+                       const float* grad, float* ema, float ema_decay,
+                       const portable::AdamWStep& step) {
+  auto weight = Vec<float, n>::load(master + at), mean = Vec<float, n>::load(m + at);
+  auto square = Vec<float, n>::load(v + at);
+  const auto gradient = Vec<float, n>::load(grad + at);
+  Vec<T, n> rounded;
+#pragma unroll
+  for (int i = 0; i < n; ++i) {
+    portable::adamw(weight.v[i], mean.v[i], square.v[i], gradient.v[i], step);
+    rounded.v[i] = from_float<T>(weight.v[i]);
+  }
+  weight.store(master + at);
+  mean.store(m + at);
+  square.store(v + at);
+  rounded.store(param + at);
+  if (!ema) return;
+  auto average = Vec<float, n>::load(ema + at);
+#pragma unroll
+  for (int i = 0; i < n; ++i)
+    average.v[i] = ema_decay * average.v[i] + (1.0f - ema_decay) * weight.v[i];
+  average.store(ema + at);
+}
+
+/// Wide groups first, then the elements that are left one by one.
+template <class T>
+__global__ void __launch_bounds__(threads)
+    adamw_kernel(T* param, float* master, float* m, float* v, const float* grad, float* ema,
+                 float ema_decay, portable::AdamWStep step, std::int64_t groups,
+                 std::int64_t count) {
+  const std::int64_t i = std::int64_t{blockIdx.x} * threads + threadIdx.x;
+  if (i < groups)
+    return update<together>(i * together, param, master, m, v, grad, ema, ema_decay, step);
+  const std::int64_t at = groups * together + i - groups;
+  if (at < count) update<1>(at, param, master, m, v, grad, ema, ema_decay, step);
+}
+
+constexpr std::int64_t piece = 16384;
+
+/// partial (pieces): one block a piece.
+__global__ void __launch_bounds__(threads)
+    gradient_stats_kernel(ops::GradientStats* partial, const float* grad, std::int64_t count) {
+  const std::int64_t begin = std::int64_t{blockIdx.x} * piece, end = min(begin + piece, count);
+  double sum = 0;
+  long long bad = 0;
+#pragma unroll 4
+  for (std::int64_t i = begin + threadIdx.x; i < end; i += threads) {
+    const bool finite = (__float_as_uint(grad[i]) & 0x7f800000u) != 0x7f800000u;
+    const double value = finite ? grad[i] : 0.0f;
+    sum += value * value;
+    bad += !finite;
+  }
+  sum = block_sum<threads>(sum);
+  bad = block_sum<threads>(bad);
+  if (threadIdx.x == 0) partial[blockIdx.x] = {sum, bad};
+}
+
+/// partial[0] = the sum over the pieces, by one block.
+__global__ void __launch_bounds__(threads)
+    join_stats_kernel(ops::GradientStats* partial, std::int64_t pieces) {
+  double sum = 0;
+  long long bad = 0;
+  for (std::int64_t i = threadIdx.x; i < pieces; i += threads) {
+    sum += partial[i].sum_of_squares;
+    bad += partial[i].non_finite;
+  }
+  sum = block_sum<threads>(sum);
+  bad = block_sum<threads>(bad);
+  if (threadIdx.x == 0) partial[0] = {sum, bad};
+}
+
+}  // namespace
+
+void CudaBackend::adamw(Exec&, Tensor param, Tensor master, Tensor m, Tensor v, Tensor grad,
+                        Tensor ema, float ema_decay, ops::AdamWParams p) {
+  const std::int64_t count = master.numel();
+  if (count == 0) return;
+  // A group is 16 bytes of the state and, in bf16, 8 of the parameters.
+  const bool aligned =
+      is_wide(together, master, m, v, grad, ema) &&
+      reinterpret_cast<std::uintptr_t>(param.data) % (together * size_of(param.dtype)) == 0;
+  const std::int64_t groups = aligned ? count / together : 0;
+  const std::int64_t work = groups + count - groups * together;
+  with_type(param.dtype, [&](auto type) {
+    using T = decltype(type);
+    adamw_kernel<<<blocks(ceil_div(work, threads)), threads, 0, stream()>>>(
+        param.as<T>(), master.as<float>(), m.as<float>(), v.as<float>(), grad.as<float>(),
+        optional<float>(ema), ema_decay, adamw_step(p), groups, count);
+    STRATA_LAUNCHED("adamw");
+  });
+}
+
+ops::GradientStats CudaBackend::gradient_stats(Exec& exec, Tensor grad) {
+  ops::GradientStats total;
+  const std::int64_t count = grad.numel(), pieces = ceil_div(count, piece);
+  if (count == 0) return total;
+  const ArenaScope scope(exec.arena);
+  const Tensor storage =
+      exec.empty(DType::u8, {pieces * static_cast<std::int64_t>(sizeof(ops::GradientStats))});
+  auto* partial = reinterpret_cast<ops::GradientStats*>(storage.data);
+  gradient_stats_kernel<<<blocks(pieces), threads, 0, stream()>>>(partial, grad.as<float>(), count);
+  STRATA_LAUNCHED("gradient_stats");
+  join_stats_kernel<<<1, threads, 0, stream()>>>(partial, pieces);
+  STRATA_LAUNCHED("join_stats");
+  STRATA_CUDA(cudaMemcpyAsync(&total, partial, sizeof total, cudaMemcpyDeviceToHost, stream()));
+  synchronize();
+  return total;
+}
+
+}  // namespace strata::cuda
