@@ -98,6 +98,9 @@ std::unique_ptr<Backend> make_backend(Device device);
 void* allocate(Device device, std::size_t bytes);
 void release(Device device, void* data) noexcept;
 void copy(void* to, Device to_device, const void* from, Device from_device, std::size_t bytes);
+/// Memory that the host and the device both see: what tests keep their tensors in.
+void* allocate_visible(Device device, std::size_t bytes);
+void release_visible(void* data) noexcept;
 }  // namespace cuda
 
 }  // namespace strata

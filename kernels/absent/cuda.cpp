@@ -1,6 +1,7 @@
 // Linked where Strata is built without CUDA: nothing can be made on a CUDA device, so no op can be
 // called on one.
 
+#include "core/collectives.hpp"
 #include "kernels/backend.hpp"
 
 namespace strata {
@@ -12,6 +13,12 @@ namespace {
 }  // namespace
 
 Device cuda_device(int, int) {
+  absent();
+}
+std::string collectives_id() {
+  absent();
+}
+std::unique_ptr<DeviceCollectives> make_collectives(Device, const std::string&, int, int) {
   absent();
 }
 
@@ -27,6 +34,10 @@ void release(Device, void*) noexcept {}
 void copy(void*, Device, const void*, Device, std::size_t) {
   absent();
 }
+void* allocate_visible(Device, std::size_t) {
+  absent();
+}
+void release_visible(void*) noexcept {}
 
 }  // namespace cuda
 }  // namespace strata

@@ -121,6 +121,9 @@ void CudaBackend::attention(Exec& exec, Tensor o, Tensor lse, Tensor q, Tensor k
                             Tensor q_offsets, Tensor k_offsets, ops::AttentionParams p) {
   if (q.numel() == 0) return;
   const ArenaScope scope(exec.arena);
+  if (const auto route =
+          route_attention(q, k, q_offsets, k_offsets, p, false, bool(lse), compute_capability_))
+    return vendor_attention(exec, *route, o, lse, q, k, v, q_offsets);
   const tiles::Mask mask = mask_of(exec, q, k, q_offsets, k_offsets, p);
   const std::int64_t longest = tiles::longest(q_offsets), batch = q_offsets.numel() - 1;
   with_type(q.dtype, [&](auto type) {

@@ -178,6 +178,9 @@ void CudaBackend::attention_backward(Exec& exec, Tensor dq, Tensor dk, Tensor dv
                                      Tensor q, Tensor k, Tensor v, Tensor o, Tensor lse,
                                      Tensor q_offsets, Tensor k_offsets, ops::AttentionParams p) {
   const ArenaScope scope(exec.arena);
+  if (const auto route =
+          route_attention(q, k, q_offsets, k_offsets, p, true, true, compute_capability_))
+    return vendor_attention_backward(exec, *route, {dq, dk, dv, dout}, q, k, v, o, lse, q_offsets);
   const tiles::Mask mask = mask_of(exec, q, k, q_offsets, k_offsets, p);
   const std::int64_t rows = lse.numel();
   const Tensor correction = exec.empty(DType::f32, lse.shape);

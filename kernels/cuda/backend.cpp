@@ -7,13 +7,21 @@ Device selected(Device device) {
   use(device);
   return device;
 }
+
+int capability_of(Device device) {
+  int major = 0, minor = 0;
+  STRATA_CUDA(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device.index));
+  STRATA_CUDA(cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device.index));
+  return 10 * major + minor;
+}
 }  // namespace
 
 std::unique_ptr<Backend> make_backend(Device device) {
   return std::make_unique<CudaBackend>(device);
 }
 
-CudaBackend::CudaBackend(Device device) : device_(selected(device)) {}
+CudaBackend::CudaBackend(Device device)
+    : device_(selected(device)), compute_capability_(capability_of(device)) {}
 
 cudaStream_t CudaBackend::stream() {
   use(device_);

@@ -3,6 +3,7 @@
 // our own kernels for the rest. Ops are given to one stream and return before they are done.
 
 #include "kernels/backend.hpp"
+#include "kernels/cuda/attention_route.hpp"
 #include "kernels/cuda/graphs.hpp"
 #include "kernels/cuda/matmul.hpp"
 #include "kernels/cuda/runtime.hpp"
@@ -12,6 +13,11 @@ namespace strata::cuda {
 namespace tiles {
 struct Mask;
 }
+
+/// What attention's backward writes, and the gradient that it is given.
+struct AttentionGradients {
+  Tensor dq, dk, dv, dout;
+};
 
 class CudaBackend final : public Backend {
  public:
@@ -95,6 +101,12 @@ class CudaBackend final : public Backend {
   void input_gradient(Exec&, Tensor dx, Tensor dy, Tensor w, ops::Conv2dParams);
   /// dw (N,R,S,C) f32 += the convolution's weight gradient.
   void weight_gradient(Exec&, Tensor dw, Tensor dy, Tensor x, ops::Conv2dParams);
+  void vendor_attention(Exec&, const AttentionRoute&, Tensor o, Tensor lse, Tensor q, Tensor k,
+                        Tensor v, Tensor q_offsets);
+  void vendor_attention_backward(Exec&, const AttentionRoute&, const AttentionGradients&, Tensor q,
+                                 Tensor k, Tensor v, Tensor o, Tensor lse, Tensor q_offsets);
+  /// Lengths and offsets of a ragged route, on the device.
+  void add_counts(Exec&, const AttentionRoute&, AttentionData&);
   /// What a query sees, for our own attention kernels; offsets and bias on the device.
   tiles::Mask mask_of(Exec&, const Tensor& q, const Tensor& k, const Tensor& q_offsets,
                       const Tensor& k_offsets, const ops::AttentionParams&);
@@ -102,6 +114,7 @@ class CudaBackend final : public Backend {
   void add_column_sums(Exec&, Tensor to, Tensor x);
 
   Device device_;
+  int compute_capability_;
   Stream stream_;
   Event reached_;  // what wait_for waits for
   Staging staging_;

@@ -1,10 +1,11 @@
-// Convolutions: cuDNN forward and for the input's gradient. It has no engine that leaves a bf16
-// weight gradient in f32 (9.19, all of its heuristics' choices refuse), so that one is a product of
-// matrices for each tap of the kernel: with x padded and dy laid on x's grid, tap (r,s) is
-// dy^T x shifted by r rows and s pixels, which is the same memory from a later address.
+// Convolutions through cuDNN. It has engines that add a bf16 weight gradient to one in f32, but
+// only for even numbers of channels, and none in f32 (9.19, on sm_80 and sm_90). Elsewhere the
+// weight gradient is a product of matrices for each tap of the kernel: with x padded and dy laid on
+// x's grid, tap (r,s) is dy^T x shifted by r rows and s pixels, the same memory from a later
+// address.
 
 #include "kernels/cuda/backend.hpp"
-#include "kernels/cuda/place.hpp"
+#include "kernels/cuda/layout.hpp"
 
 namespace strata::cuda {
 
@@ -61,7 +62,13 @@ void CudaBackend::conv2d_backward(Exec& exec, Tensor dx, Tensor dw, Tensor db, T
                                   Tensor w, ops::Conv2dParams p) {
   if (dy.numel() == 0) return;
   if (dx) input_gradient(exec, dx, dy, w, p);
-  if (dw) weight_gradient(exec, dw, dy, x, p);
+  if (dw && adds_weight_gradients(x.dtype, x.shape[3], w.shape[0]) && is_symmetric(p)) {
+    const ArenaScope scope(exec.arena);
+    graphs_.conv(exec, stream(), ConvKind::weight_gradient, shape_of(x, w, p),
+                 {aligned(exec, stream(), x).data, aligned(exec, stream(), dy).data, dw.data});
+  } else if (dw) {
+    weight_gradient(exec, dw, dy, x, p);
+  }
   if (db) add_column_sums(exec, db, dy);
 }
 
@@ -74,7 +81,7 @@ void CudaBackend::input_gradient(Exec& exec, Tensor dx, Tensor dy, Tensor w, ops
   }
   const Tensor weights = aligned(exec, stream(), w), gradient = aligned(exec, stream(), dy);
   graphs_.conv(exec, stream(), ConvKind::input_gradient, shape_of(dx, w, p),
-               {dx.data, gradient.data, weights.data, nullptr});
+               {dx.data, gradient.data, weights.data});
 }
 
 void CudaBackend::weight_gradient(Exec& exec, Tensor dw, Tensor dy, Tensor x, ops::Conv2dParams p) {

@@ -2,6 +2,9 @@
 
 #include <cudnn_frontend.h>
 
+#include <algorithm>
+#include <array>
+#include <bit>
 #include <unordered_map>
 
 namespace strata::cuda {
@@ -12,7 +15,27 @@ namespace fe = cudnn_frontend;
 
 using Extents = std::vector<std::int64_t>;
 
-enum Name : std::int64_t { name_x = 1, name_w, name_y, name_bias };
+enum Name : std::int64_t {
+  name_x = 1,
+  name_w,
+  name_y,
+  name_bias,
+  name_old_w,
+  name_q,
+  name_k,
+  name_v,
+  name_o,
+  name_lse,
+  name_dq,
+  name_dk,
+  name_dv,
+  name_dout,
+  name_q_lengths,
+  name_k_lengths,
+  name_q_offsets,
+  name_k_offsets,
+  name_lse_offsets,
+};
 
 fe::DataType_t vendor_type(DType dtype) {
   return dtype == DType::bf16 ? fe::DataType_t::BFLOAT16 : fe::DataType_t::FLOAT;
@@ -41,31 +64,46 @@ class Handle {
   cudnnHandle_t handle_ = nullptr;
 };
 
+/// What a plan is made for: the words that tell it from others, and its description.
 struct Key {
-  ConvKind kind;
-  ConvShape shape;
+  std::array<std::int64_t, 13> words{};
   bool operator==(const Key&) const = default;
 };
 
 struct KeyHash {
   std::size_t operator()(const Key& key) const {
-    const ConvShape& s = key.shape;
     std::uint64_t hash = 0xcbf29ce484222325u;  // FNV-1a over words
-    for (const std::int64_t word :
-         {static_cast<std::int64_t>(key.kind), static_cast<std::int64_t>(s.dtype), s.batch,
-          s.height, s.width, s.channels, s.outputs, s.rows, s.columns, s.stride, s.pad_rows,
-          s.pad_columns, std::int64_t{s.bias}})
+    for (const std::int64_t word : key.words)
       hash = (hash ^ static_cast<std::uint64_t>(word)) * 0x100000001b3u;
     return hash;
   }
 };
 
-std::string describe(const Key& key) {
-  const ConvShape& s = key.shape;
-  return fmt::format("conv2d{} ({}, {}, {}, {}) {} with ({}, {}, {}, {}) stride {}",
-                     key.kind == ConvKind::forward ? "" : " input gradient", s.batch, s.height,
-                     s.width, s.channels, name_of(s.dtype), s.outputs, s.rows, s.columns,
-                     s.channels, s.stride);
+/// The first word tells kinds of graphs apart.
+constexpr std::int64_t attention_word = 100;
+
+Key key_of(ConvKind kind, const ConvShape& s) {
+  return {{static_cast<std::int64_t>(kind), static_cast<std::int64_t>(s.dtype), s.batch, s.height,
+           s.width, s.channels, s.outputs, s.rows, s.columns, s.stride, s.pad_rows, s.pad_columns,
+           s.bias}};
+}
+
+Key key_of(const AttentionShape& s) {
+  return {{attention_word, s.batch, s.heads, s.key_heads, s.width, s.queries, s.keys, s.ragged,
+           s.causal, std::bit_cast<std::int32_t>(s.scale), s.backward, s.keeps_lse}};
+}
+
+std::string describe(ConvKind kind, const ConvShape& s) {
+  constexpr const char* names[] = {"conv2d", "conv2d input gradient", "conv2d weight gradient"};
+  return fmt::format("{} ({}, {}, {}, {}) {} with ({}, {}, {}, {}) stride {}",
+                     names[static_cast<int>(kind)], s.batch, s.height, s.width, s.channels,
+                     name_of(s.dtype), s.outputs, s.rows, s.columns, s.channels, s.stride);
+}
+
+std::string describe(const AttentionShape& s) {
+  return fmt::format("attention{} of {} sequences, {} heads, {} key heads, width {}, {} x {}{}{}",
+                     s.backward ? " backward" : "", s.batch, s.heads, s.key_heads, s.width,
+                     s.queries, s.keys, s.ragged ? ", ragged" : "", s.causal ? ", causal" : "");
 }
 
 /// Attributes of a tensor that cuDNN sees as (B,C,H,W) and that lies channels last.
@@ -97,68 +135,179 @@ Attributes geometry(const ConvShape& s) {
       .set_dilation({1, 1});
 }
 
-void add_convolution(fe::graph::Graph& graph, const Key& key) {
-  const ConvShape& s = key.shape;
+std::unique_ptr<fe::graph::Graph> empty_graph(DType dtype) {
+  auto graph = std::make_unique<fe::graph::Graph>();
+  graph->set_io_data_type(vendor_type(dtype))
+      .set_intermediate_data_type(fe::DataType_t::FLOAT)
+      .set_compute_data_type(fe::DataType_t::FLOAT);
+  return graph;
+}
+
+std::unique_ptr<fe::graph::Graph> convolution(ConvKind kind, const ConvShape& s) {
+  auto graph = empty_graph(s.dtype);
   const Extents x_extents{s.batch, s.channels, s.height, s.width};
   const Extents w_extents{s.outputs, s.channels, s.rows, s.columns};
   const Extents y_extents{s.batch, s.outputs, s.out_height(), s.out_width()};
-  const auto as_result = [&](const auto& tensor, Name name, const Extents& extents) {
-    const auto layout = image(name, s.dtype, extents);
-    tensor->set_uid(name).set_dim(extents).set_stride(layout.get_stride());
-    tensor->set_data_type(vendor_type(s.dtype)).set_output(true);
+  const auto add = fe::graph::Pointwise_attributes().set_mode(fe::PointwiseMode_t::ADD);
+  const auto shaped = [](const auto& tensor, const fe::graph::Tensor_attributes& layout) {
+    tensor->set_dim(layout.get_dim()).set_stride(layout.get_stride());
+    return tensor;
   };
-  const auto w = graph.tensor(image(name_w, s.dtype, w_extents));
-  if (key.kind == ConvKind::input_gradient) {
-    const auto dy = graph.tensor(image(name_y, s.dtype, y_extents));
-    as_result(graph.conv_dgrad(dy, w, geometry<fe::graph::Conv_dgrad_attributes>(s)), name_x,
-              x_extents);
-    return;
+  const auto result = [&](const auto& tensor, Name name, DType dtype, const Extents& extents) {
+    shaped(tensor, image(name, dtype, extents))->set_uid(name).set_output(true);
+    tensor->set_data_type(vendor_type(dtype));
+  };
+  const auto x = [&] { return graph->tensor(image(name_x, s.dtype, x_extents)); };
+  const auto y = [&] { return graph->tensor(image(name_y, s.dtype, y_extents)); };
+  const auto w = [&] { return graph->tensor(image(name_w, s.dtype, w_extents)); };
+  if (kind == ConvKind::input_gradient) {
+    const auto dx = graph->conv_dgrad(y(), w(), geometry<fe::graph::Conv_dgrad_attributes>(s));
+    result(dx, name_x, s.dtype, x_extents);
+  } else if (kind == ConvKind::weight_gradient) {
+    const auto dw = graph->conv_wgrad(y(), x(), geometry<fe::graph::Conv_wgrad_attributes>(s));
+    const auto layout = image(name_old_w, DType::f32, w_extents);
+    const auto sum = graph->pointwise(shaped(dw, layout), graph->tensor(layout), add);
+    result(sum, name_w, DType::f32, w_extents);
+  } else {
+    auto sum = graph->conv_fprop(x(), w(), geometry<fe::graph::Conv_fprop_attributes>(s));
+    if (s.bias) {
+      const auto bias = graph->tensor(image(name_bias, s.dtype, {1, s.outputs, 1, 1}));
+      sum = graph->pointwise(shaped(sum, image(name_y, s.dtype, y_extents)), bias, add);
+    }
+    result(sum, name_y, s.dtype, y_extents);
   }
-  const auto x = graph.tensor(image(name_x, s.dtype, x_extents));
-  auto y = graph.conv_fprop(x, w, geometry<fe::graph::Conv_fprop_attributes>(s));
-  if (s.bias) {
-    y->set_dim(y_extents).set_stride(image(name_y, s.dtype, y_extents).get_stride());
-    const auto bias = graph.tensor(image(name_bias, s.dtype, {1, s.outputs, 1, 1}));
-    y = graph.pointwise(y, bias,
-                        fe::graph::Pointwise_attributes().set_mode(fe::PointwiseMode_t::ADD));
-  }
-  as_result(y, name_y, y_extents);
+  return graph;
 }
+
+/// The tensors of an attention graph: cuDNN sees (batch, heads, rows, width), memory is ours.
+class AttentionGraph {
+ public:
+  explicit AttentionGraph(const AttentionShape& shape)
+      : s_(shape), graph_(empty_graph(DType::bf16)) {
+    if (!s_.ragged) return;
+    q_lengths_ = counts(name_q_lengths, s_.batch, fe::DataType_t::INT32);
+    k_lengths_ = counts(name_k_lengths, s_.batch, fe::DataType_t::INT32);
+    q_offsets_ = counts(name_q_offsets, s_.batch + 1, fe::DataType_t::INT64);
+    k_offsets_ = counts(name_k_offsets, s_.batch + 1, fe::DataType_t::INT64);
+    if (s_.backward || s_.keeps_lse)
+      lse_offsets_ = counts(name_lse_offsets, s_.batch + 1, fe::DataType_t::INT64);
+  }
+
+  std::unique_ptr<fe::graph::Graph> forward() {
+    auto how = masked(fe::graph::SDPA_attributes());
+    how.set_name("attention").set_generate_stats(s_.keeps_lse);
+    auto [o, lse] = graph_->sdpa(input(query(name_q)), input(key(name_k)), input(key(name_v)), how);
+    output(o, query(name_o));
+    if (s_.keeps_lse) output(lse, statistics());
+    return std::move(graph_);
+  }
+
+  std::unique_ptr<fe::graph::Graph> backward() {
+    auto how = masked(fe::graph::SDPA_backward_attributes());
+    how.set_name("attention_backward").set_deterministic_algorithm(true);
+    if (s_.ragged)
+      how.set_max_total_seq_len_q(s_.batch * s_.queries)
+          .set_max_total_seq_len_kv(s_.batch * s_.keys);
+    auto [dq, dk, dv] = graph_->sdpa_backward(input(query(name_q)), input(key(name_k)),
+                                              input(key(name_v)), input(query(name_o)),
+                                              input(query(name_dout)), input(statistics()), how);
+    output(dq, query(name_dq));
+    output(dk, key(name_dk));
+    output(dv, key(name_dv));
+    return std::move(graph_);
+  }
+
+ private:
+  using Handle = std::shared_ptr<fe::graph::Tensor_attributes>;
+  struct Layout {
+    fe::graph::Tensor_attributes attributes;
+    Handle offsets;
+  };
+
+  Handle counts(Name name, std::int64_t count, fe::DataType_t type) {
+    return graph_->tensor(fe::graph::Tensor_attributes()
+                              .set_uid(name)
+                              .set_dim({count, 1, 1, 1})
+                              .set_stride({1, 1, 1, 1})
+                              .set_data_type(type));
+  }
+  Layout rows(Name name, std::int64_t heads, std::int64_t count, const Handle& offsets) const {
+    const std::int64_t d = s_.width;
+    return {fe::graph::Tensor_attributes()
+                .set_uid(name)
+                .set_dim({s_.batch, heads, count, d})
+                .set_stride({count * heads * d, d, heads * d, 1})
+                .set_data_type(fe::DataType_t::BFLOAT16),
+            offsets};
+  }
+  Layout query(Name name) const { return rows(name, s_.heads, s_.queries, q_offsets_); }
+  Layout key(Name name) const { return rows(name, s_.key_heads, s_.keys, k_offsets_); }
+  Layout statistics() const {
+    const std::int64_t n = s_.heads, count = s_.queries;
+    const Extents packed{n * count, count, 1, 1}, by_row{n * count, 1, n, 1};
+    return {fe::graph::Tensor_attributes()
+                .set_uid(name_lse)
+                .set_dim({s_.batch, n, count, 1})
+                .set_stride(s_.ragged ? by_row : packed)
+                .set_data_type(fe::DataType_t::FLOAT),
+            lse_offsets_};
+  }
+  Handle input(const Layout& layout) {
+    const Handle tensor = graph_->tensor(layout.attributes);
+    if (layout.offsets) tensor->set_ragged_offset(layout.offsets);
+    return tensor;
+  }
+  static void output(const Handle& tensor, const Layout& layout) {
+    const auto& a = layout.attributes;
+    tensor->set_uid(a.get_uid()).set_dim(a.get_dim()).set_stride(a.get_stride());
+    tensor->set_data_type(a.get_data_type()).set_output(true);
+    if (layout.offsets) tensor->set_ragged_offset(layout.offsets);
+  }
+  template <class Attributes>
+  Attributes masked(Attributes how) const {
+    how.set_attn_scale(s_.scale).set_causal_mask(s_.causal);
+    if (s_.ragged) how.set_padding_mask(true).set_seq_len_q(q_lengths_).set_seq_len_kv(k_lengths_);
+    return how;
+  }
+
+  const AttentionShape& s_;
+  std::unique_ptr<fe::graph::Graph> graph_;
+  Handle q_lengths_, k_lengths_, q_offsets_, k_offsets_, lse_offsets_;
+};
 
 }  // namespace
 
 class Graphs::Impl {
  public:
-  void run(Exec& exec, cudaStream_t stream, const Key& key, const ConvData& data) {
+  using Pointers = std::unordered_map<std::int64_t, void*>;
+
+  /// Runs the plan of this key; make() gives its graph the first time.
+  template <class Make>
+  void run(Exec& exec, cudaStream_t stream, const Key& key, const std::string& what,
+           std::vector<fe::NumericalNote_t> unwanted_notes, Pointers pointers, Make make) {
     auto found = plans_.find(key);
-    if (found == plans_.end()) found = plans_.emplace(key, build(key)).first;
+    if (found == plans_.end())
+      found = plans_.emplace(key, built(make(), what, unwanted_notes)).first;
     fe::graph::Graph& graph = *found->second;
-    std::unordered_map<std::int64_t, void*> pointers{
-        {name_x, data.x}, {name_w, const_cast<void*>(data.w)}, {name_y, data.y}};
-    if (key.shape.bias) pointers.emplace(name_bias, const_cast<void*>(data.bias));
     std::int64_t bytes = 0;
-    check(graph.get_workspace_size(bytes), "get_workspace_size", describe(key));
+    check(graph.get_workspace_size(bytes), "get_workspace_size", what);
     const ArenaScope scope(exec.arena);
     const Tensor workspace = exec.empty(DType::u8, {bytes});
     const cudnnStatus_t status = cudnnSetStream(handle_, stream);
     if (status != CUDNN_STATUS_SUCCESS)
       fail(Exit::internal, "cudnnSetStream: {}", cudnnGetErrorString(status));
-    check(graph.execute(handle_, pointers, workspace.data), "execute", describe(key));
+    check(graph.execute(handle_, pointers, workspace.data), "execute", what);
   }
 
  private:
-  std::unique_ptr<fe::graph::Graph> build(const Key& key) {
-    auto graph = std::make_unique<fe::graph::Graph>();
-    graph->set_io_data_type(vendor_type(key.shape.dtype))
-        .set_intermediate_data_type(fe::DataType_t::FLOAT)
-        .set_compute_data_type(fe::DataType_t::FLOAT);
-    add_convolution(*graph, key);
-    const std::string what = describe(key);
+  std::unique_ptr<fe::graph::Graph> built(std::unique_ptr<fe::graph::Graph> graph,
+                                          const std::string& what,
+                                          const std::vector<fe::NumericalNote_t>& unwanted_notes) {
     check(graph->validate(), "validate", what);
     check(graph->build_operation_graph(handle_), "build_operation_graph", what);
     check(graph->create_execution_plans({fe::HeurMode_t::A, fe::HeurMode_t::FALLBACK}),
           "create_execution_plans", what);
-    graph->deselect_numeric_notes(unwanted(key.shape.dtype));
+    graph->deselect_numeric_notes(unwanted_notes);
     check(graph->check_support(), "check_support", what);
     check(graph->build_plans(fe::BuildPlanPolicy_t::HEURISTICS_CHOICE), "build_plans", what);
     return graph;
@@ -171,9 +320,39 @@ class Graphs::Impl {
 Graphs::Graphs() : impl_(std::make_unique<Impl>()) {}
 Graphs::~Graphs() = default;
 
+bool adds_weight_gradients(DType dtype, std::int64_t channels, std::int64_t outputs) {
+  return dtype == DType::bf16 && channels % 4 == 0 && outputs % 4 == 0;
+}
+
 void Graphs::conv(Exec& exec, cudaStream_t stream, ConvKind kind, const ConvShape& shape,
                   const ConvData& data) {
-  impl_->run(exec, stream, {kind, shape}, data);
+  Impl::Pointers pointers{{name_x, data.x}, {name_y, data.y}, {name_w, data.w}};
+  if (shape.bias) pointers.emplace(name_bias, data.bias);
+  if (kind == ConvKind::weight_gradient) pointers.emplace(name_old_w, data.w);
+  impl_->run(exec, stream, key_of(kind, shape), describe(kind, shape), unwanted(shape.dtype),
+             std::move(pointers), [&] { return convolution(kind, shape); });
+}
+
+void Graphs::attention(Exec& exec, cudaStream_t stream, const AttentionShape& shape,
+                       const AttentionData& data) {
+  Impl::Pointers pointers{{name_q, data.q}, {name_k, data.k}, {name_v, data.v}, {name_o, data.o}};
+  const auto add = [&](Name name, void* pointer) {
+    if (pointer) pointers.emplace(name, pointer);
+  };
+  add(name_lse, data.lse);
+  add(name_dq, data.dq);
+  add(name_dk, data.dk);
+  add(name_dv, data.dv);
+  add(name_dout, data.dout);
+  add(name_q_lengths, data.q_lengths);
+  add(name_k_lengths, data.k_lengths);
+  add(name_q_offsets, data.q_offsets);
+  add(name_k_offsets, data.k_offsets);
+  add(name_lse_offsets, data.lse_offsets);
+  impl_->run(exec, stream, key_of(shape), describe(shape), {}, std::move(pointers), [&] {
+    AttentionGraph graph(shape);
+    return shape.backward ? graph.backward() : graph.forward();
+  });
 }
 
 }  // namespace strata::cuda

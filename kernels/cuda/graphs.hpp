@@ -1,6 +1,6 @@
 #pragma once
-// Convolutions through cuDNN's graph API. graphs.cpp alone includes its headers, which take the
-// compiler longer than all else here.
+// Convolutions and attention through cuDNN's graph API. graphs.cpp alone includes its headers,
+// which take the compiler longer than all else here.
 
 #include <memory>
 
@@ -9,7 +9,7 @@
 
 namespace strata::cuda {
 
-enum class ConvKind : std::int64_t { forward, input_gradient };
+enum class ConvKind : std::int64_t { forward, input_gradient, weight_gradient };
 
 /// x (B,H,W,C), w (N,R,S,C), y (B,H',W',N), NHWC; the same padding on opposite sides.
 struct ConvShape {
@@ -24,10 +24,36 @@ struct ConvShape {
   bool operator==(const ConvShape&) const = default;
 };
 
-/// Pointers of one convolution, 16-byte aligned; y is read by the input gradient, which writes x.
+/// Pointers of one convolution, 16-byte aligned. Gradients are in the places of what they are
+/// gradients of: the input's reads y and writes x, the weight's reads x and y and adds to w (f32).
 struct ConvData {
-  void *x, *y;
-  const void *w, *bias;
+  void *x, *y, *w, *bias = nullptr;
+};
+
+/// Whether cuDNN has engines for ConvKind::weight_gradient.
+bool adds_weight_gradients(DType dtype, std::int64_t channels, std::int64_t outputs);
+
+/// Softmax attention of `batch` sequences, rows as in ops.hpp, bf16.
+struct AttentionShape {
+  std::int64_t batch, heads, key_heads, width;
+  std::int64_t queries, keys;  // of every sequence, or (ragged) at least those of the longest
+  bool ragged = false;         // lengths and offsets are read on the device
+  bool causal = false;
+  float scale = 1;
+  bool backward = false;
+  bool keeps_lse = false;
+  bool operator==(const AttentionShape&) const = default;
+};
+
+/// Pointers of one attention, 16-byte aligned. lse lies as (batch, heads, queries), ragged as
+/// (rows, heads).
+struct AttentionData {
+  void *q, *k, *v, *o, *lse;
+  void *dq = nullptr, *dk = nullptr, *dv = nullptr, *dout = nullptr;
+  // Ragged: rows of each sequence (batch) i32; where its elements of q, k and lse begin
+  // (batch + 1) i64.
+  void *q_lengths = nullptr, *k_lengths = nullptr;
+  void *q_offsets = nullptr, *k_offsets = nullptr, *lse_offsets = nullptr;
 };
 
 /// cuDNN's plans, built once a shape: the first of its heuristics' choices that runs and always
@@ -41,6 +67,8 @@ class Graphs {
 
   void conv(Exec& exec, cudaStream_t stream, ConvKind kind, const ConvShape& shape,
             const ConvData& data);
+  void attention(Exec& exec, cudaStream_t stream, const AttentionShape& shape,
+                 const AttentionData& data);
 
  private:
   class Impl;

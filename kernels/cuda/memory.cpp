@@ -52,5 +52,16 @@ void copy(void* to, Device to_device, const void* from, Device from_device, std:
   STRATA_CUDA(cudaMemcpy(to, from, bytes, cudaMemcpyDefault));
 }
 
+void* allocate_visible(Device device, std::size_t bytes) {
+  use(device);
+  void* data = nullptr;
+  STRATA_CUDA(cudaMallocManaged(&data, std::max<std::size_t>(bytes, 1)));
+  return data;
+}
+
+void release_visible(void* data) noexcept {
+  cudaFree(data);
+}
+
 }  // namespace cuda
 }  // namespace strata

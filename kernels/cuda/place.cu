@@ -1,5 +1,5 @@
 #include "kernels/cuda/launch.cuh"
-#include "kernels/cuda/place.hpp"
+#include "kernels/cuda/layout.hpp"
 
 namespace strata::cuda {
 

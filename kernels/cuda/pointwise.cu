@@ -2,6 +2,7 @@
 
 #include "kernels/cuda/backend.hpp"
 #include "kernels/cuda/launch.cuh"
+#include "kernels/cuda/layout.hpp"
 #include "kernels/portable/math.hpp"
 
 namespace strata::cuda {
@@ -164,6 +165,15 @@ __global__ void __launch_bounds__(threads)
 
 }  // namespace
 
+void convert(cudaStream_t stream, const Tensor& to, const Tensor& from) {
+  with_type(to.dtype, [&](auto to_type) {
+    with_type(from.dtype, [&](auto from_type) {
+      map(stream, to.as<decltype(to_type)>(), to.numel(), Identity{},
+          from.as<decltype(from_type)>());
+    });
+  });
+}
+
 void CudaBackend::silu(Exec&, Tensor y, Tensor x) {
   with_type(x.dtype, [&](auto type) {
     using T = decltype(type);
@@ -252,9 +262,7 @@ void CudaBackend::cast(Exec&, Tensor y, Tensor x) {
       STRATA_LAUNCHED("from_half");
       return;
     }
-    with_type(x.dtype, [&](auto from) {
-      map(stream(), y.as<To>(), count, Identity{}, x.as<decltype(from)>());
-    });
+    convert(stream(), y, x);
   });
 }
 

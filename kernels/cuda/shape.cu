@@ -2,6 +2,7 @@
 
 #include "kernels/cuda/backend.hpp"
 #include "kernels/cuda/launch.cuh"
+#include "kernels/cuda/layout.hpp"
 
 namespace strata::cuda {
 
@@ -132,7 +133,8 @@ __global__ void __launch_bounds__(tile* tile_rows)
           from_float<To>(shared[threadIdx.x][i]);
 }
 
-/// y (batch, rows, columns) from x (batch, columns, rows).
+}  // namespace
+
 void transpose(cudaStream_t stream, const Tensor& y, const Tensor& x, std::int64_t batch,
                std::int64_t rows, std::int64_t columns) {
   if (y.numel() == 0) return;
@@ -146,8 +148,6 @@ void transpose(cudaStream_t stream, const Tensor& y, const Tensor& x, std::int64
     });
   });
 }
-
-}  // namespace
 
 void CudaBackend::concat(Exec&, Tensor y, Tensor a, Tensor b) {
   const auto size = static_cast<std::int64_t>(size_of(y.dtype));

@@ -325,14 +325,17 @@ std::vector<double> probabilities(const Heads& at, const Array& q, const Array& 
 AttentionResult attention(const Array& q, const Array& k, const Array& v, const Offsets& q_offsets,
                           const Offsets& k_offsets, const ops::AttentionParams& params) {
   const Heads at(q, k);
-  AttentionResult result{Array(q.shape), Array({q.shape[0], q.shape[1]})};
+  AttentionResult result{Array(q.shape), Array({q.shape[0], q.shape[1]}), Array(q.shape)};
   each_query(at, q_offsets, k_offsets, [&](const Query& query) {
     const auto [i, head, first, keys, position] = query;
     const auto p = probabilities(at, q, k, query, params, result.lse[i * at.heads + head]);
     for (int64_t j = 0; j < keys; ++j)
-      for (int64_t c = 0; c < at.width; ++c)
-        result.o[at.query(i, head) + c] +=
-            p[static_cast<std::size_t>(j)] * v[at.key(first + j, head) + c];
+      for (int64_t c = 0; c < at.width; ++c) {
+        const int64_t to = at.query(i, head) + c;
+        const double part = p[static_cast<std::size_t>(j)] * v[at.key(first + j, head) + c];
+        result.o[to] += part;
+        result.o_noise[to] = std::hypot(result.o_noise[to], part);
+      }
   });
   return result;
 }
@@ -342,8 +345,8 @@ AttentionGradients attention_backward(const Array& dout, const Array& q, const A
                                       const Offsets& k_offsets,
                                       const ops::AttentionParams& params) {
   const Heads at(q, k);
-  AttentionGradients g{Array(q.shape), Array(k.shape), Array(k.shape), Array(q.shape),
-                       Array(k.shape)};
+  AttentionGradients g{Array(q.shape), Array(k.shape), Array(k.shape),  Array(q.shape),
+                       Array(k.shape), Array(k.shape), Array(q.shape), Array(k.shape)};
   each_query(at, q_offsets, k_offsets, [&](const Query& query) {
     const auto [i, head, first, keys, position] = query;
     double lse = 0, mean = 0;
@@ -354,7 +357,9 @@ AttentionGradients attention_backward(const Array& dout, const Array& q, const A
       for (int64_t c = 0; c < at.width; ++c) {
         const double d = dout[at.query(i, head) + c];
         dp[n] += d * v[at.key(first + j, head) + c];
-        g.dv[at.key(first + j, head) + c] += p[n] * d;
+        const int64_t kj = at.key(first + j, head) + c;
+        g.dv[kj] += p[n] * d;
+        g.dv_rounding[kj] = std::hypot(g.dv_rounding[kj], p[n] * d);
       }
       mean += p[n] * dp[n];
     }
@@ -373,6 +378,8 @@ AttentionGradients attention_backward(const Array& dout, const Array& q, const A
         g.dq[qi] += ds * k[kj];
         g.dk[kj] += ds * q[qi];
         g.dq_noise[qi] += deviation * p[n] * k[kj];
+        g.dq_rounding[qi] = std::hypot(g.dq_rounding[qi], ds * k[kj]);
+        g.dk_rounding[kj] = std::hypot(g.dk_rounding[kj], ds * q[qi]);
         g.dk_noise[kj] = std::hypot(g.dk_noise[kj], deviation * p[n] * q[qi]);
       }
     }

@@ -54,12 +54,17 @@ Array geglu_backward(const Array& dy, const Array& h);
 
 struct AttentionResult {
   Array o, lse;
+  /// What independent relative errors of one in the probabilities would do to o (root mean square):
+  /// products on tensor cores take them rounded to bf16.
+  Array o_noise;
 };
 struct AttentionGradients {
   Array dq, dk, dv;
   /// What independent relative errors of one in each product of dout . o would do to dq and dk
   /// (root mean square): the softmax's gradient is a difference in which that sum may cancel.
   Array dq_noise, dk_noise;
+  /// The same of the probabilities and of the scores' gradients, as o_noise above.
+  Array dv_rounding, dq_rounding, dk_rounding;
 };
 using Offsets = std::vector<std::int64_t>;
 AttentionResult attention(const Array& q, const Array& k, const Array& v, const Offsets& q_offsets,

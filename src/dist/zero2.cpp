@@ -172,6 +172,7 @@ void Zero2::Impl::set_parameters(Tensor flat) {
 }
 
 void Zero2::Impl::post_gather(Tensor flat, const Bucket& bucket) {
+  exec.synchronize();  // this rank's part is complete
   worker_.post([this, flat = flat.rows(bucket.flat.begin, bucket.flat.end), part = bucket.part] {
     (channel_ ? *channel_ : comm).all_gather(flat, part);
   });
@@ -254,6 +255,7 @@ void Zero2::Impl::send(int b) {
     const std::lock_guard lock(worker_.mutex());
     slots_[slot] = Slot::sent;
   }
+  if (channel_exec_) channel_exec_->wait_for(exec);  // for the gradients written so far
   worker_.post([this, b, slot, microbatch = microbatch_] {
     const Bucket& bucket = sharding.buckets()[b];
     reduce(bucket, microbatch, slot_view(slot, bucket));
@@ -278,6 +280,7 @@ void Zero2::Impl::reduce(const Bucket& bucket, int microbatch, Tensor gradients)
   const bool first = tree ? microbatch % 2 == 0 : microbatch == 0;
   const std::int64_t n = bucket.mine.flat.size();
   const Tensor node = first ? local(levels[0], bucket) : incoming_.tensor().rows(0, n);
+  on.synchronize();
   channel.reduce_scatter_sum(node, gradients, bucket.part);
   if (first || n == 0) return;
   if (!tree) return ops::accumulate(on, local(levels[0], bucket), node);
@@ -368,6 +371,7 @@ StepStats Zero2::Impl::update(const UpdateOptions& update) {
   STRATA_CHECK(microbatches_ > 0 && microbatch_ == microbatches_, "{} of {} microbatches are done",
                microbatch_, microbatches_);
   worker_.drain();
+  if (channel_exec_) exec.wait_for(*channel_exec_);
   const Tensor gradient = levels[sum_levels()];
   StepStats stats = measure(gradient, update);
   if (stats.applied) {

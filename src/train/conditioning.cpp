@@ -1,5 +1,6 @@
 #include "train/conditioning.hpp"
 
+#include "core/transfer.hpp"
 #include "diffusion/loss.hpp"
 #include "kernels/ops.hpp"
 
@@ -9,10 +10,11 @@ namespace {
 
 void convert(Exec& exec, Tensor to, Tensor from) {
   if (to.numel() == 0) return;
+  const ArenaScope scope(exec.arena);
   if (to.dtype == from.dtype)
     memory::copy(to.data, to.device, from.data, from.device, to.bytes());
   else
-    ops::cast(exec, to, from);
+    ops::cast(exec, to, on_device(exec, from));
 }
 
 }  // namespace
@@ -22,7 +24,8 @@ Conditioning make_conditioning(Exec& exec, const Batch& batch, DType dtype, Phil
   const auto size = static_cast<std::int64_t>(batch.samples.size());
   const auto* from = batch.offsets.as<std::int64_t>();
   Conditioning out;
-  out.text.offsets = exec.empty(DType::i64, {size + 1});
+  out.offsets = Buffer(DType::i64, {size + 1});
+  out.text.offsets = out.offsets;
   auto* to = out.text.offsets.as<std::int64_t>();
   to[0] = 0;
   for (std::int64_t b = 0; b < size; ++b) {

@@ -10,6 +10,7 @@ namespace strata {
 
 /// What a microbatch is conditioned on, in exec's arena.
 struct Conditioning {
+  Buffer offsets;                     // of the text, on the host
   TextBatch text;                     // a dropped caption owns an empty range
   Tensor pooled;                      // (B,P) T, a dropped caption's row is zero; or absent
   std::vector<std::int64_t> dropped;  // (B) 1 = trained without its caption

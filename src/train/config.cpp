@@ -115,6 +115,8 @@ void describe_optimizer(Table t, OptimizationConfig& c) {
 }
 
 void describe_machine(Table t, OptimizationConfig& c) {
+  t.choice("device", c.device, {"host", "cuda"}, Effect::rounding,
+           "what computes; cuda: one GPU a rank");
   t.choice("precision", c.precision, {"bf16", "fp32"}, Effect::run,
            "of compute; master weights, optimizer and accumulation are always fp32");
   t.choice("reduce", c.reduce, {"fp32", "bf16"}, Effect::rounding, "gradients on the wire");

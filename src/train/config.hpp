@@ -52,6 +52,7 @@ struct OptimizationConfig {
   double ema_decay = 0;
   std::int64_t ema_start = 0;
   bool ema_warmup = false;
+  std::string device = "host";
   std::string precision = "bf16";
   std::string reduce = "fp32";
   std::string reduction = "fast";

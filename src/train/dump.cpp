@@ -4,6 +4,7 @@
 
 #include "core/file.hpp"
 #include "core/safetensors.hpp"
+#include "core/transfer.hpp"
 
 namespace strata {
 
@@ -13,12 +14,8 @@ void StepDump::append(Floats& to, Tensor from) {
     to.shape[0] = 0;
   }
   to.shape[0] += from.shape[0];
-  const auto n = static_cast<std::size_t>(from.numel());
-  const std::size_t before = to.values.size();
-  to.values.resize(before + n);
-  for (std::size_t i = 0; i < n; ++i)
-    to.values[before + i] =
-        from.dtype == DType::bf16 ? to_float(from.as<bf16>()[i]) : from.as<float>()[i];
+  const std::vector<float> values = to_host(from);
+  to.values.insert(to.values.end(), values.begin(), values.end());
 }
 
 void StepDump::add(const Batch& batch, Tensor latents, const NoisedBatch& noised,
@@ -31,8 +28,9 @@ void StepDump::add(const Batch& batch, Tensor latents, const NoisedBatch& noised
   append(loss_, loss);
   const auto* offsets = conditioning.text.offsets.as<std::int64_t>();
   const std::int64_t base = offsets_.back();
+  const std::vector<float> timesteps = to_host(noised.timesteps);
   for (std::size_t b = 0; b < batch.samples.size(); ++b) {
-    timesteps_.push_back(static_cast<std::int64_t>(noised.timesteps.as<float>()[b]));
+    timesteps_.push_back(static_cast<std::int64_t>(timesteps[b]));
     sample_.push_back(batch.samples[b]);
     epoch_.push_back(batch.epochs[b]);
     dropped_.push_back(conditioning.dropped[b]);

@@ -2,13 +2,14 @@
 
 #include <vector>
 
+#include "core/transfer.hpp"
 #include "kernels/ops.hpp"
 
 namespace strata {
 
 Tensor draw_latents(Exec& exec, PhiloxKey key, const Batch& batch,
                     std::span<const std::uint32_t> epochs) {
-  const Tensor cached = batch.latents;
+  const Tensor cached = on_device(exec, batch.latents);
   if (!batch.moments) return cached;
   STRATA_CHECK(epochs.size() == batch.samples.size());
   std::vector<PhiloxCounter> at;

@@ -51,9 +51,8 @@ double activation_bytes(Exec& exec, const UNet& unet, const CacheSet& caches, DT
   };
   TextBatch text;
   text.tokens = zeros(dtype, {std::max<std::int64_t>(tokens, 1), caches.text_dim()});
-  text.offsets = exec.empty(DType::i64, {2});
-  text.offsets.as<std::int64_t>()[0] = 0;
-  text.offsets.as<std::int64_t>()[1] = text.tokens.shape[0];
+  const std::int64_t offsets[] = {0, text.tokens.shape[0]};
+  text.offsets = view_of(offsets, {2});
   const Tensor pooled =
       unet.config().pooled_dim == 0 ? Tensor{} : zeros(dtype, {1, unet.config().pooled_dim});
   const Tensor sample = zeros(dtype, {1, latent[1], latent[2], latent[0]});
@@ -81,6 +80,7 @@ double measured_matmul_rate(Exec& exec, DType dtype) {
   for (int run = 0; run < 4; ++run) {
     const auto start = std::chrono::steady_clock::now();
     ops::linear(exec, y, x, w);
+    exec.synchronize();
     best = std::min(
         best, std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
   }

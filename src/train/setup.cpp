@@ -78,6 +78,11 @@ NoiseSchedule schedule_of(const DiffusionConfig& config) {
   return NoiseSchedule(c);
 }
 
+Device device_of(const TrainConfig& config, const Communicator& communicator) {
+  if (config.train.device == "host") return host_device;
+  return cuda_device(communicator.local_rank(), communicator.local_size());
+}
+
 DType compute_dtype(const TrainConfig& config) {
   return config.train.precision == "bf16" ? DType::bf16 : DType::f32;
 }

@@ -18,6 +18,8 @@ CacheSet open_caches(const TrainConfig& config);
 UNetConfig resolve_unet(const TrainConfig& config, const CacheSet& caches);
 
 NoiseSchedule schedule_of(const DiffusionConfig& config);
+/// train.device: the host, or the GPU of this rank (Error(69) where there is none).
+Device device_of(const TrainConfig& config, const Communicator& communicator);
 DType compute_dtype(const TrainConfig& config);
 Zero2Options zero2_options(const TrainConfig& config);
 

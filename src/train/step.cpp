@@ -3,6 +3,8 @@
 #include <numeric>
 #include <vector>
 
+#include "core/transfer.hpp"
+#include "dist/device_communicator.hpp"
 #include "kernels/ops.hpp"
 #include "model/weights.hpp"
 #include "train/conditioning.hpp"
@@ -12,16 +14,26 @@
 
 namespace strata {
 
+namespace {
+/// What gradients travel over; none on the host, where the communicator itself does it.
+std::unique_ptr<Communicator> connect(Communicator& communicator, Device device) {
+  if (device == host_device) return nullptr;
+  return std::make_unique<DeviceCommunicator>(communicator, device);
+}
+}  // namespace
+
 Learner::Learner(const TrainConfig& config, Communicator& communicator)
     : config_(config),
       communicator_(communicator),
       key_{static_cast<std::uint64_t>(config.train.seed)},
       microbatch_(microbatch_of(config, communicator.size())),
-      exec_(host_device, static_cast<int>(config.train.threads)),
+      exec_(device_of(config, communicator), static_cast<int>(config.train.threads)),
+      between_devices_(connect(communicator, exec_.device())),
       caches_(open_caches(config)),
       schedule_(schedule_of(config.diffusion)),
       unet_(resolve_unet(config, caches_)),
-      zero_(exec_, communicator, unet_.parameters(), zero2_options(config)) {}
+      zero_(exec_, between_devices_ ? *between_devices_ : communicator, unet_.parameters(),
+            zero2_options(config)) {}
 
 void Learner::initialize_weights() {
   const ParameterTable& table = unet_.parameters();
@@ -84,8 +96,8 @@ StepOutcome Learner::step(bool stop, StepDump* dump) {
     zero_.end_microbatch();
 
     double& lane = lanes[static_cast<std::size_t>(m) * ranks + communicator_.rank()];
-    for (std::int64_t b = 0; b < microbatch_; ++b)
-      lane += double{noised.weight.as<float>()[b]} * loss.as<float>()[b];
+    const std::vector<float> weights = to_host(noised.weight), losses = to_host(loss);
+    for (std::int64_t b = 0; b < microbatch_; ++b) lane += double{weights[b]} * losses[b];
     if (dump) dump->add(batch, latents, noised, caption, loss);
   }
 

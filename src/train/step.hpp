@@ -50,6 +50,7 @@ class Learner {
   const PhiloxKey key_;
   const std::int64_t microbatch_;
   Exec exec_;
+  std::unique_ptr<Communicator> between_devices_;
   CacheSet caches_;
   NoiseSchedule schedule_;
   UNet unet_;

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <vector>
 
+#include "core/transfer.hpp"
 #include "diffusion/loss.hpp"
 #include "kernels/ops.hpp"
 #include "train/conditioning.hpp"
@@ -41,8 +42,9 @@ void measure(Exec& exec, const UNet& unet, const Weights& weights, const NoiseSc
                                          conditioning.text, conditioning.pooled, nullptr);
   const Tensor loss = exec.empty(DType::f32, {size});
   ops::mse_loss(exec, loss, {}, prediction, noised.target, noised.weight, 0);
+  const std::vector<float> losses = to_host(loss);
   for (std::int64_t b = 0; b < size; ++b)
-    sums.add(4 * timesteps[b] / schedule.timesteps(), loss.as<float>()[b]);
+    sums.add(4 * timesteps[b] / schedule.timesteps(), losses[b]);
 }
 
 }  // namespace

@@ -42,6 +42,7 @@ TEST_P(Matrix, PackedLinear) {
     run({y, z, alone, few, fewer}, [&](Exec& exec) {
       const Tensor copy = upload(type(), values(w));
       const ops::PackedWeight packed = ops::pack(exec, copy);
+      exec.synchronize();
       std::memset(copy.data, 0xff, copy.bytes());  // the plain weight is not needed any more
       ops::linear(exec, y, x, packed, b);
       ops::linear(exec, z, x, packed);
@@ -109,6 +110,7 @@ TEST_P(Matrix, ChangedWeightsAreSeen) {
   memory::copy(w.data, w.device, other.data, other.device, w.bytes());
   exec.weights_changed();
   ops::linear(exec, y, x, w);
+  exec.synchronize();
   expect_close("y", y, reference::linear(values(x), values(other), {}), {type(), 32});
 }
 

@@ -1,6 +1,8 @@
 #pragma once
-// The bench on which every op is tested: once for each backend and dtype, against the double
-// reference on the same (rounded) inputs, on one thread and on two with equal bits.
+// The bench on which every op is tested: once for each dtype, against the double reference on the
+// same (rounded) inputs, on one thread and on two with equal bits. One source serves both backends:
+// the program is built for the host and, in preset `cuda`, again with STRATA_TESTED_DEVICE=cuda;
+// there tensors lie in memory that host and device both see, and tests are skipped without a GPU.
 
 #include <gtest/gtest.h>
 
@@ -11,6 +13,7 @@
 #include <vector>
 
 #include "core/exec.hpp"
+#include "kernels/backend.hpp"
 #include "kernels/ops.hpp"
 #include "kernels/reference/reference.hpp"
 
@@ -19,13 +22,18 @@ namespace strata {
 using reference::Array;
 using reference::Offsets;
 
-/// What a test program runs on: further backends are added to `targets()`.
+#ifndef STRATA_TESTED_DEVICE
+#define STRATA_TESTED_DEVICE host
+#endif
+
+/// What a test program runs on.
 struct Target {
   Device device;
   DType dtype;
 };
 inline std::vector<Target> targets() {
-  return {{host_device, DType::f32}, {host_device, DType::bf16}};
+  constexpr Device device{DeviceKind::STRATA_TESTED_DEVICE, 0};
+  return {{device, DType::f32}, {device, DType::bf16}};
 }
 inline std::string target_name(const testing::TestParamInfo<Target>& info) {
   return std::string(info.param.device.kind == DeviceKind::host ? "host" : "cuda") + "_" +
@@ -57,6 +65,18 @@ struct Tolerance {
 
 class OpTest : public testing::TestWithParam<Target> {
  protected:
+  void SetUp() override {
+    if (GetParam().device == host_device) return;
+    try {
+      cuda_device();
+    } catch (const Error& error) {
+      GTEST_SKIP() << "no GPU to test on: " << error.what();
+    }
+  }
+  void TearDown() override {
+    for (const Tensor& t : visible_) cuda::release_visible(t.data);
+  }
+
   DType type() const { return GetParam().dtype; }
 
   /// Normal values times `scale` plus `shift`, rounded to dtype; lives as long as the test.
@@ -70,7 +90,7 @@ class OpTest : public testing::TestWithParam<Target> {
     return random(type(), shape, scale, shift);
   }
   Tensor upload(DType dtype, const Array& values) {
-    Tensor t = keep(Buffer(dtype, values.shape));
+    const Tensor t = allocate(dtype, values.shape);
     for (std::int64_t i = 0; i < values.size(); ++i) {
       const auto value = static_cast<float>(values[i]);
       if (dtype == DType::bf16)
@@ -84,7 +104,8 @@ class OpTest : public testing::TestWithParam<Target> {
   Tensor blank(DType dtype, Shape shape) { return upload(dtype, Array(shape, std::nan(""))); }
   Tensor blank(Shape shape) { return blank(type(), shape); }
   Tensor offsets(const Offsets& values) {
-    Tensor t = keep(Buffer(DType::i64, {static_cast<std::int64_t>(values.size())}));
+    kept_.emplace_back(DType::i64, Shape{static_cast<std::int64_t>(values.size())});
+    const Tensor t = kept_.back();
     std::copy(values.begin(), values.end(), t.as<std::int64_t>());
     return t;
   }
@@ -108,6 +129,7 @@ class OpTest : public testing::TestWithParam<Target> {
         before[i].copy(reinterpret_cast<char*>(outputs[i].data), before[i].size());
       const std::size_t used = exec.arena.used_bytes();
       op(exec);
+      exec.synchronize();
       EXPECT_EQ(exec.arena.used_bytes(), used) << "temporaries left in the arena";
       if (threads == 2)
         for (const auto& t : outputs) after.push_back(bytes(t));
@@ -151,9 +173,17 @@ class OpTest : public testing::TestWithParam<Target> {
   }
 
  private:
-  Tensor keep(Buffer buffer) {
-    kept_.push_back(std::move(buffer));
-    return kept_.back().tensor();
+  /// Memory of the tested device that the test itself reads and writes.
+  Tensor allocate(DType dtype, Shape shape) {
+    const Device device = GetParam().device;
+    if (device == host_device) {
+      kept_.emplace_back(dtype, shape);
+      return kept_.back();
+    }
+    Tensor t{nullptr, dtype, device, shape};
+    t.data = static_cast<std::byte*>(cuda::allocate_visible(device, t.bytes()));
+    visible_.push_back(t);
+    return t;
   }
   static std::string bytes(const Tensor& t) {
     return {reinterpret_cast<const char*>(t.data), t.bytes()};
@@ -161,6 +191,7 @@ class OpTest : public testing::TestWithParam<Target> {
 
   std::mt19937_64 engine_{20261121};
   std::vector<Buffer> kept_;
+  std::vector<Tensor> visible_;
 };
 
 #define STRATA_INSTANTIATE(suite) \

@@ -1,5 +1,5 @@
 #pragma once
-// Pixels of one image laid into another.
+// Elements moved between layouts, for ops of other files.
 
 #include <cuda_runtime_api.h>
 
@@ -11,5 +11,12 @@ namespace strata::cuda {
 /// its pixels that fall outside are left out, so negative offsets cut an image back.
 void place(cudaStream_t stream, const Tensor& to, const Tensor& from, std::int64_t top,
            std::int64_t left, std::int64_t step);
+
+/// to = from, either f32 or bf16.
+void convert(cudaStream_t stream, const Tensor& to, const Tensor& from);
+
+/// y (batch, rows, columns) from x (batch, columns, rows).
+void transpose(cudaStream_t stream, const Tensor& y, const Tensor& x, std::int64_t batch,
+               std::int64_t rows, std::int64_t columns);
 
 }  // namespace strata::cuda

@@ -1,0 +1,32 @@
+#pragma once
+// Collectives between the GPUs of several ranks. Implemented by kernels/cuda (NCCL); dist wraps
+// them into a Communicator.
+
+#include <memory>
+#include <string>
+
+#include "core/tensor.hpp"
+
+namespace strata {
+
+/// Every call is collective and returns when it is done: what it reads must be complete
+/// (Exec::synchronize), what it wrote may be used by any op. An error on any rank, or no progress
+/// for ten minutes, is Error(70).
+class DeviceCollectives {
+ public:
+  virtual ~DeviceCollectives() = default;
+  /// shard = the sum over the ranks of elements [rank part, rank part + shard.numel()) of full; see
+  /// Communicator::reduce_scatter_sum. The order of a sum is NCCL's: the same in every run on the
+  /// same machines, not over rank counts; a bf16 sum is rounded to bf16 at every hop.
+  virtual void reduce_scatter_sum(Tensor shard, Tensor full, std::int64_t part) = 0;
+  /// In place: every rank has filled its own part of full.
+  virtual void all_gather(Tensor full, std::int64_t part) = 0;
+};
+
+/// What all ranks of one group are given by the rank that calls this.
+std::string collectives_id();
+/// Collective over `size` ranks, each with a device of its own.
+std::unique_ptr<DeviceCollectives> make_collectives(Device device, const std::string& id, int rank,
+                                                    int size);
+
+}  // namespace strata

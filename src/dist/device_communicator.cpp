@@ -1,0 +1,44 @@
+#include "dist/device_communicator.hpp"
+
+namespace strata {
+
+namespace {
+
+std::unique_ptr<DeviceCollectives> connect(Communicator& base, Device device) {
+  if (base.size() == 1) return nullptr;
+  const auto ids = base.all_gather_strings(base.rank() == 0 ? collectives_id() : "");
+  return make_collectives(device, ids.front(), base.rank(), base.size());
+}
+
+}  // namespace
+
+DeviceCommunicator::DeviceCommunicator(Communicator& base, Device device)
+    : base_(base), device_(device), collectives_(connect(base, device)) {}
+
+DeviceCommunicator::DeviceCommunicator(std::unique_ptr<Communicator> base, Device device)
+    : owned_(std::move(base)),
+      base_(*owned_),
+      device_(device),
+      collectives_(connect(*owned_, device)) {}
+
+std::unique_ptr<Communicator> DeviceCommunicator::duplicate(ChannelOptions options) {
+  return std::unique_ptr<Communicator>(new DeviceCommunicator(base_.duplicate(options), device_));
+}
+
+void DeviceCommunicator::reduce_scatter_sum(Tensor shard, Tensor full, std::int64_t part) {
+  STRATA_CHECK(full.device == device_ && shard.device == device_, "a tensor on another device");
+  const auto mine = part_of(full.numel(), part, rank());
+  STRATA_CHECK(shard.numel() == mine.size(), "shard of {} for a part of {}", shard.numel(),
+               mine.size());
+  if (collectives_)
+    collectives_->reduce_scatter_sum(shard, full, part);
+  else
+    memory::copy(shard.data, shard.device, full.data, full.device, shard.bytes());
+}
+
+void DeviceCommunicator::all_gather(Tensor full, std::int64_t part) {
+  STRATA_CHECK(full.device == device_, "a tensor on another device");
+  if (collectives_) collectives_->all_gather(full, part);
+}
+
+}  // namespace strata

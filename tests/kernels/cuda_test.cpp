@@ -1,0 +1,166 @@
+// What of the CUDA backend needs no GPU: which call a shape becomes, and what is said where there
+// is no device.
+
+#include <gtest/gtest.h>
+
+#include "core/collectives.hpp"
+#include "kernels/backend.hpp"
+#include "kernels/cuda/attention_route.hpp"
+#include "kernels/cuda/matmul.hpp"
+
+namespace strata::cuda {
+namespace {
+
+const void* at(std::uintptr_t address) {
+  return reinterpret_cast<const void*>(address);
+}
+
+TEST(Matmul, AlignmentIsThePowerOfTwoThatDividesTheAddress) {
+  EXPECT_EQ(alignment_of(at(0x1000)), 256);
+  EXPECT_EQ(alignment_of(at(0x1080)), 128);
+  EXPECT_EQ(alignment_of(at(0x1008)), 8);
+  EXPECT_EQ(alignment_of(at(0x1001)), 1);
+}
+
+MatmulKey key(Product product, std::uintptr_t d = 0x100, std::uintptr_t a = 0x100,
+              std::uintptr_t b = 0x100, std::uintptr_t bias = 0) {
+  return key_of(product, at(d), at(a), at(b), at(bias));
+}
+
+TEST(Matmul, RowsShareAlgorithmsByBuckets) {
+  const auto rows = [](std::int64_t m) {
+    return key({.m = m, .n = 320, .k = 1024, .b_transposed = true});
+  };
+  EXPECT_EQ(rows(4097), rows(4160));
+  EXPECT_NE(rows(4096), rows(4097));
+  EXPECT_NE(rows(63), rows(64));  // few rows are worth a choice each
+  // The weight gradient sums over the rows: those are its K.
+  const auto summed = [](std::int64_t k) {
+    return key({.m = 320, .n = 1024, .k = k, .a_transposed = true, .accumulate = true});
+  };
+  EXPECT_EQ(summed(4097), summed(4160));
+  EXPECT_NE(summed(4096), summed(4097));
+}
+
+TEST(Matmul, EverythingElseTellsAlgorithmsApart) {
+  const Product plain{.m = 256, .n = 320, .k = 640};
+  Product other = plain;
+  other.type = DType::bf16;
+  EXPECT_NE(key(plain), key(other));
+  other = plain;
+  other.accumulate = true;
+  EXPECT_NE(key(plain), key(other));
+  other = plain;
+  other.batch = 3;
+  EXPECT_NE(key(plain), key(other));
+  EXPECT_NE(key(plain), key(plain, 0x108));
+  EXPECT_NE(key(plain), key(plain, 0x100, 0x102));
+  EXPECT_NE(key(plain), key(plain, 0x100, 0x100, 0x100, 0x200));
+  EXPECT_NE(key(plain, 0x100, 0x100, 0x100, 0x200), key(plain, 0x100, 0x100, 0x100, 0x204));
+}
+
+TEST(Matmul, FixedRowsIgnoreTheirNumber) {
+  const auto rows = [](std::int64_t m) {
+    return key({.m = m, .n = 4096, .k = 4096, .b_transposed = true, .fixed_rows = 4096});
+  };
+  EXPECT_EQ(rows(128), rows(128 * 77));
+}
+
+TEST(Matmul, ASteppedTensorIsOnlyAsAlignedAsItsSteps) {
+  Product taps{.m = 8, .n = 4, .k = 64, .type = DType::bf16, .batch = 3, .b_step = 4, .d_step = 4};
+  const MatmulKey narrow = key(taps);
+  taps.b_step = 128;
+  EXPECT_NE(narrow.extents[7], key(taps).extents[7]);
+  EXPECT_EQ(narrow.extents[7], 8);   // 4 bf16
+  EXPECT_EQ(narrow.extents[5], 16);  // 4 f32
+}
+
+TEST(WeightGradients, OnlyEvenChannelsInBf16GoThroughCudnn) {
+  EXPECT_TRUE(adds_weight_gradients(DType::bf16, 320, 1280));
+  EXPECT_TRUE(adds_weight_gradients(DType::bf16, 4, 320));
+  EXPECT_FALSE(adds_weight_gradients(DType::bf16, 33, 320));
+  EXPECT_FALSE(adds_weight_gradients(DType::bf16, 320, 3));
+  EXPECT_FALSE(adds_weight_gradients(DType::f32, 320, 320));
+}
+
+using Offsets = std::vector<std::int64_t>;
+
+class Route : public testing::Test {
+ protected:
+  std::optional<AttentionRoute> route(const Offsets& q_at, const Offsets& k_at,
+                                      bool backward = false, int capability = 90) const {
+    std::byte* somewhere = reinterpret_cast<std::byte*>(0x1000);
+    const Tensor q{somewhere, dtype, {DeviceKind::cuda, 0}, {q_at.back(), heads, width}};
+    const Tensor k{somewhere, dtype, {DeviceKind::cuda, 0}, {k_at.back(), key_heads, width}};
+    const auto count = [](const Offsets& o) { return Shape{static_cast<std::int64_t>(o.size())}; };
+    return route_attention(q, k, view_of(q_at.data(), count(q_at)),
+                           view_of(k_at.data(), count(k_at)), p, backward, true, capability);
+  }
+  DType dtype = DType::bf16;
+  std::int64_t heads = 5, key_heads = 5, width = 64;
+  ops::AttentionParams p{.scale = 0.125f};
+};
+
+TEST_F(Route, EqualSequencesNeedNoCounts) {
+  const auto r = route({0, 1024, 2048}, {0, 1024, 2048});
+  ASSERT_TRUE(r);
+  EXPECT_FALSE(r->shape.ragged);
+  EXPECT_EQ(r->shape.queries, 1024);
+  EXPECT_TRUE(r->counts.offsets.empty());
+  EXPECT_TRUE(route({0, 1024, 2048}, {0, 1024, 2048}, true, 80));
+}
+
+TEST_F(Route, RaggedTextIsCountedInElements) {
+  key_heads = 1;
+  const auto r = route({0, 256, 512, 768}, {0, 77, 77, 80});
+  ASSERT_TRUE(r);
+  EXPECT_TRUE(r->shape.ragged);
+  EXPECT_EQ(r->shape.queries, 256);
+  EXPECT_EQ(r->shape.keys, 128);  // 77 in buckets of 64
+  EXPECT_EQ(r->counts.lengths, (std::vector<std::int32_t>{256, 256, 256, 77, 0, 3}));
+  EXPECT_EQ(r->counts.offsets, (Offsets{0, 256 * 320, 512 * 320, 768 * 320, 0, 77 * 64, 77 * 64,
+                                        80 * 64, 0, 256 * 5, 512 * 5, 768 * 5}));
+  EXPECT_EQ(r->keyless, std::vector<int>{1});
+  EXPECT_TRUE(route({0, 256, 512, 768}, {0, 77, 77, 80}, true, 90));
+  EXPECT_FALSE(route({0, 256, 512, 768}, {0, 77, 77, 80}, true, 80));
+}
+
+TEST_F(Route, OurOwnKernelsDoTheRest) {
+  const Offsets two{0, 64, 128};
+  EXPECT_TRUE(route(two, two));
+  dtype = DType::f32;
+  EXPECT_FALSE(route(two, two));
+  dtype = DType::bf16;
+  width = 36;
+  EXPECT_FALSE(route(two, two));
+  width = 256;
+  EXPECT_FALSE(route(two, two));
+  width = 64;
+  EXPECT_FALSE(route(two, {0, 0, 0}));
+  p.softcap = 50;
+  EXPECT_FALSE(route(two, two));
+  p.softcap = 0;
+  p.window = 7;
+  EXPECT_FALSE(route(two, two));
+  p.window = -1;
+  p.causal = true;
+  EXPECT_TRUE(route(two, two));
+  EXPECT_FALSE(route({0, 1, 2}, two));  // queries that are the last of many positions
+}
+
+TEST(Device, AbsenceIsOneClearLine) {
+  try {
+    cuda_device();
+    GTEST_SKIP() << "there is a GPU";
+  } catch (const Error& error) {
+    EXPECT_EQ(error.code(), Exit::unavailable);
+    const std::string text = error.what();
+    EXPECT_EQ(text.rfind("device cuda: ", 0), 0u) << text;
+    EXPECT_EQ(text.find('\n'), std::string::npos) << text;
+  }
+  EXPECT_THROW(Exec({DeviceKind::cuda, 0}), Error);
+  EXPECT_THROW(Buffer(DType::f32, {4}, {DeviceKind::cuda, 0}), Error);
+}
+
+}  // namespace
+}  // namespace strata::cuda
