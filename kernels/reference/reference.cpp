@@ -345,7 +345,7 @@ AttentionGradients attention_backward(const Array& dout, const Array& q, const A
                                       const Offsets& k_offsets,
                                       const ops::AttentionParams& params) {
   const Heads at(q, k);
-  AttentionGradients g{Array(q.shape), Array(k.shape), Array(k.shape),  Array(q.shape),
+  AttentionGradients g{Array(q.shape), Array(k.shape), Array(k.shape), Array(q.shape),
                        Array(k.shape), Array(k.shape), Array(q.shape), Array(k.shape)};
   each_query(at, q_offsets, k_offsets, [&](const Query& query) {
     const auto [i, head, first, keys, position] = query;

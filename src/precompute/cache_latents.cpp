@@ -4,10 +4,11 @@
 #include <cmath>
 #include <filesystem>
 #include <numeric>
+#include <optional>
 
 #include "core/error.hpp"
-#include "core/exec.hpp"
 #include "core/log.hpp"
+#include "core/transfer.hpp"
 #include "data/index.hpp"
 #include "kernels/ops.hpp"
 #include "model/vae.hpp"
@@ -57,6 +58,7 @@ CachePlan make_plan(const LatentOptions& options, const Vae& vae, const Index& i
       fmt::format("resolution={} resample={} compute={} batch={} seed={}", options.resolution,
                   name_of(options.resample), name_of(options.compute), options.batch,
                   options.kind == "sample" ? std::to_string(options.seed) : "none");
+  if (!(options.device == host_device)) plan.details += " device=cuda";
   return plan;
 }
 
@@ -137,9 +139,11 @@ Tensor values_to_store(Exec& exec, Tensor moments, const LatentOptions& options,
 
 bool cache_latents(const LatentOptions& options, Communicator& communicator) {
   const Index index = Index::load(options.index);
-  const Vae vae = Vae::load(options.vae, options.compute);
+  const Vae vae = Vae::load(options.vae, options.compute, options.device);
   check(options, vae);
-  Exec exec;
+  Exec host;
+  std::optional<Exec> device;  // of the VAE, where that is not the host
+  if (!(options.device == host_device)) device.emplace(options.device);
   CacheBuilder builder(options.out, make_plan(options, vae, index));
   const CachePlan& plan = builder.plan();
   const SharedBuild job{std::span(&builder, 1), options.overwrite, "cache latents", "images"};
@@ -151,11 +155,12 @@ bool cache_latents(const LatentOptions& options, Communicator& communicator) {
         std::iota(samples.begin(), samples.end(), begin);
         ShardWriter writer = unfinished.front()->begin_shard(shard, samples);
         for (std::int64_t first = begin; first < end; first += options.batch) {
-          const ArenaScope scope(exec.arena);
+          Exec& exec = device ? *device : host;
+          const ArenaScope scope(host.arena), device_scope(exec.arena);
           const std::int64_t rows = std::min<std::int64_t>(options.batch, end - first);
-          const Tensor images = load_images(exec, index, options, first, rows);
-          const Tensor moments = scale_moments(exec, vae.encode(exec, images), vae.scaling());
-          const Tensor values = values_to_store(exec, moments, options, first);
+          const Tensor images = on_device(exec, load_images(host, index, options, first, rows));
+          const Tensor moments = scale_moments(host, vae.encode(exec, images), vae.scaling());
+          const Tensor values = values_to_store(host, moments, options, first);
           for (std::int64_t i = 0; i < rows; ++i) writer.append(values.rows(i, i + 1));
           report(rows, "");
         }

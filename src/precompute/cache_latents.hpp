@@ -20,6 +20,7 @@ struct LatentOptions {
   CacheDType dtype = CacheDType::bfloat16;
   Resample resample = Resample::bilinear;
   DType compute = DType::f32;
+  Device device{};                  // of the encoder
   std::uint64_t seed = 17;          // of the posterior draws
   int batch = 8;                    // images encoded together
   std::int64_t rows_per_shard = 0;  // 0: default_rows_per_shard

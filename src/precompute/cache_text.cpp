@@ -132,6 +132,7 @@ CachePlan make_plan(const TextCacheOptions& options, const TextEncoder& encoder,
   plan.rows_per_shard = options.rows_per_shard > 0 ? options.rows_per_shard
                                                    : default_rows_per_shard(m.count, longest_row);
   plan.details = fmt::format("compute={} pooled={}", name_of(options.compute), options.pooled);
+  if (!(options.device == host_device)) plan.details += " device=cuda";
   return plan;
 }
 
@@ -210,7 +211,7 @@ void TextJob::build(std::int64_t shard, std::span<CacheBuilder* const> unfinishe
 bool cache_text(const TextCacheOptions& options, Communicator& communicator) {
   STRATA_CHECK(options.pass_tokens > 0);
   const Index index = Index::load(options.index);
-  Exec exec;
+  Exec exec(options.device);
   const TextEncoder encoder =
       TextEncoder::load(exec, options.encoder, options.compute, options.preset, options.stream);
   const std::string hash = shared_weights_hash(encoder, communicator);

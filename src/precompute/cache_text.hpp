@@ -21,6 +21,7 @@ struct TextCacheOptions {
   AttentionMode attention = AttentionMode::automatic;
   CacheDType dtype = CacheDType::bfloat16;
   DType compute = DType::f32;
+  Device device{};                  // of the encoder
   std::int64_t rows_per_shard = 0;  // 0: default_rows_per_shard
   bool overwrite = false;
   /// No layer of the model stays in memory: each is read from the files when its turn comes, once

@@ -1,5 +1,7 @@
 // Embeddings, noise, loss and optimizer.
 
+#include <cstring>
+
 #include "op_test.hpp"
 
 namespace strata {
@@ -55,6 +57,18 @@ TEST_P(Training, AddNoise) {
   for (std::int64_t i = 0; i < want.size(); ++i)
     want[i] = values(a)[i / 80] * values(x)[i] + values(s)[i / 80] * values(noise)[i];
   expect_close("y", y, want, {type(), 2});
+}
+
+TEST_P(Training, NormalsAreTheHostsBits) {
+  for (const std::int64_t width : {4, 1021, 4 * 32 * 32}) {
+    const Tensor out = blank(DType::f32, {3, width});
+    const PhiloxCounter at[] = {{7, 0, Purpose::noise}, {1ull << 40, 3, Purpose::posterior}, {}};
+    run({out}, [&](Exec& exec) { ops::normals(exec, out, {17}, at); });
+    const Buffer want(DType::f32, {3, width});
+    Exec host(host_device, 1);
+    ops::normals(host, want, {17}, at);
+    EXPECT_EQ(std::memcmp(out.data, want.tensor().data, out.bytes()), 0) << width;
+  }
 }
 
 TEST_P(Training, DrawPosterior) {

@@ -4,7 +4,7 @@
 
 #include <algorithm>
 
-#include "commands/options.hpp"
+#include "commands/eval_options.hpp"
 #include "core/log.hpp"
 #include "data/cache_reader.hpp"
 #include "precompute/cache_latents.hpp"
@@ -12,12 +12,6 @@
 namespace strata::commands {
 
 namespace {
-
-DType parse_precision(const std::string& name) {
-  if (name == "fp32") return DType::f32;
-  if (name == "bf16") return DType::bf16;
-  fail(Exit::usage, "--precision {}: fp32 or bf16", name);
-}
 
 /// Rows by token length in at most 20 bins, with bars.
 void print_histogram(const std::vector<std::int64_t>& rows) {
@@ -51,6 +45,7 @@ int cache_latents(const Arguments& arguments, Communicator& world) {
       "resample", po::value<std::string>()->default_value("bilinear"),
       "bilinear, bicubic or lanczos")("precision", po::value<std::string>()->default_value("fp32"),
                                       "of the encoder: fp32 or bf16")(
+      "device", po::value<std::string>()->default_value("host"), "host or cuda: one GPU a rank")(
       "seed", po::value<std::uint64_t>()->default_value(17), "of the posterior draws")(
       "batch", po::value<int>()->default_value(8), "images encoded together")(
       "rows-per-shard", po::value<std::int64_t>()->default_value(0), "0: by the dataset's size")(
@@ -64,7 +59,8 @@ int cache_latents(const Arguments& arguments, Communicator& world) {
   latents.kind = options.text("kind");
   latents.dtype = parse_cache_dtype(options.text("dtype"));
   latents.resample = parse_resample(options.text("resample"));
-  latents.compute = parse_precision(options.text("precision"));
+  latents.compute = eval_precision(options);
+  latents.device = eval_device(options, world.local_rank(), world.local_size());
   latents.seed = options.get<std::uint64_t>("seed");
   latents.batch = options.get<int>("batch");
   latents.rows_per_shard = options.get<std::int64_t>("rows-per-shard");

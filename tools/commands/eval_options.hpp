@@ -42,10 +42,11 @@ inline DType eval_precision(const Options& options) {
   fail(Exit::usage, "--precision {}: fp32 or bf16", name);
 }
 
-inline Device eval_device(const Options& options) {
+/// --device for this rank of its machine's ranks. Error(69) where there is none.
+inline Device eval_device(const Options& options, int local_rank = 0, int local_size = 1) {
   const std::string& name = options.text("device");
   if (name == "host") return host_device;
-  if (name == "cuda") return cuda_device();
+  if (name == "cuda") return cuda_device(local_rank, local_size);
   fail(Exit::usage, "--device {}: host or cuda", name);
 }
 

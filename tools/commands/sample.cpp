@@ -1,10 +1,12 @@
 // `strata sample`: prompts -> PNG images.
 
 #include "commands/commands.hpp"
+#include "commands/eval_options.hpp"
 #include "commands/options.hpp"
 #include "core/file.hpp"
 #include "core/log.hpp"
 #include "core/safetensors.hpp"
+#include "core/transfer.hpp"
 #include "evaluate/denoiser.hpp"
 #include "evaluate/encode_prompts.hpp"
 #include "evaluate/image_folder.hpp"
@@ -45,6 +47,7 @@ void add_options(Options& options) {
       "pooled", toggle(), "also the pooled vector (default: where the U-Net takes one)")(
       "weights", po::value<std::string>()->default_value("auto"), "auto | master | ema")(
       "precision", po::value<std::string>()->default_value("fp32"), "fp32 | bf16")(
+      "device", po::value<std::string>()->default_value("host"), "host | cuda: one GPU a rank")(
       "dump", toggle(),
       "also OUT/dump/<image>.safetensors: noise (C,h,w), tokens (t,D), pooled (P), latents "
       "(C,h,w)")("overwrite", toggle(), "replace images of other settings");
@@ -117,30 +120,37 @@ std::vector<std::pair<std::string, std::string>> settings_of(const Options& opti
                                                              const Denoiser& denoiser,
                                                              const TextSettings& text,
                                                              const Vae& vae, float rescale) {
-  return {{"guidance_rescale", fmt::format("{}", rescale)},
-          {"weights", denoiser.kind == WeightKind::ema ? "ema" : "master"},
-          {"scheduler", sha256_hex(denoiser.scheduler)},
-          {"precision", options.text("precision")},
-          {"size", fmt::format("{}", options.get<int>("size"))},
-          {"strategy", text.strategy},
-          {"attention", text.attention},
-          {"max_tokens", fmt::format("{}", text.max_tokens)},
-          {"vae", vae.weights_sha256()}};
+  std::map<std::string, std::string> settings{
+      {"guidance_rescale", fmt::format("{}", rescale)},
+      {"weights", denoiser.kind == WeightKind::ema ? "ema" : "master"},
+      {"scheduler", sha256_hex(denoiser.scheduler)},
+      {"precision", options.text("precision")},
+      {"size", fmt::format("{}", options.get<int>("size"))},
+      {"strategy", text.strategy},
+      {"attention", text.attention},
+      {"max_tokens", fmt::format("{}", text.max_tokens)},
+      {"vae", vae.weights_sha256()}};
+  // Other bits than the host's.
+  if (options.text("device") != "host") settings.emplace("device", options.text("device"));
+  return settings;
 }
 
 /// The parts that make images, loaded once.
 class ImageMaker {
  public:
   ImageMaker(const Options& options, const Denoiser& denoiser, const TextSettings& text,
-             const Vae& vae, const PromptSet& prompts, const ImageFolderOptions& folder)
+             const Vae& vae, const PromptSet& prompts, const ImageFolderOptions& folder,
+             Device device)
       : denoiser_(denoiser),
         text_(text),
         vae_(vae),
         prompts_(prompts),
         folder_(folder),
+        exec_(device),
+        flat_(on_device(exec_, denoiser.flat)),
         encoder_(TextEncoder::load(exec_, folder_of(options, "encoder"))),
         unet_(denoiser.config),
-        weights_(unet_.parameters(), denoiser.flat) {
+        weights_(unet_.parameters(), flat_) {
     generate_.steps = folder.steps;
     generate_.sampler = sampler_kind(folder.sampler);
     generate_.batch = folder.batch;
@@ -205,6 +215,7 @@ class ImageMaker {
   const PromptSet& prompts_;
   const ImageFolderOptions& folder_;
   Exec exec_;
+  Tensor flat_;  // the denoiser's parameters where they are used
   TextEncoder encoder_;
   UNet unet_;
   Weights weights_;
@@ -234,13 +245,14 @@ int sample(const Arguments& arguments, Communicator& world) {
   const PromptSet prompts = read_prompts(options.text("prompts"));
   for (const Prompt& prompt : prompts.prompts) text_of(prompt, folder.field);
 
+  const Device device = eval_device(options, world.local_rank(), world.local_size());
   const Denoiser denoiser =
       load_denoiser(options.text(options.has("unet") ? "unet" : "checkpoint"), dtype, kind);
   const TextSettings text = text_settings(options, denoiser);
-  const Vae vae = Vae::load(ImageMaker::folder_of(options, "vae"));
+  const Vae vae = Vae::load(ImageMaker::folder_of(options, "vae"), DType::f32, device);
   folder.checkpoint = denoiser.hash;
   folder.settings = settings_of(options, denoiser, text, vae, rescale);
-  ImageMaker maker(options, denoiser, text, vae, prompts, folder);
+  ImageMaker maker(options, denoiser, text, vae, prompts, folder, device);
 
   const std::int64_t made = fill_image_folder(world, prompts, folder, std::ref(maker));
   log::info("{} of {} images made in {}", made,
