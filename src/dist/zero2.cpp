@@ -68,7 +68,8 @@ class Zero2::Impl {
   const ParameterTable& table;
   const Zero2Options options;
   const Sharding sharding;
-  Buffer parameters, master, m, v, ema;
+  Tensor parameters;
+  Buffer master, m, v, ema;
   std::vector<Buffer> levels;  // partial sums of the gradient shard
   int peak_in_flight = 0;
 
@@ -95,7 +96,7 @@ class Zero2::Impl {
   std::vector<char> is_ready_;
   std::array<Slot, most_in_flight> slots_{};  // `sent` -> `unused` by the worker, under its mutex
   std::vector<Buffer> slot_buffers_;
-  Buffer incoming_, wire_;
+  Buffer parameter_memory_, incoming_, wire_;
   double collective_seconds_ = 0, waited_before_ = 0;
   int reduced_ = 0,
       overlapped_ = 0;  // reduced_: by the worker, in this microbatch and earlier ones
@@ -120,7 +121,9 @@ Zero2::Impl::Impl(Exec& exec_, Communicator& comm_, const ParameterTable& table_
     STRATA_CHECK(table[id].trainable, "{} is frozen and does not belong here", table[id].name);
   const Device device = exec.device();
   const std::int64_t n = sharding.local_numel();
-  parameters = Buffer(options.compute, {table.numel()}, device);
+  const std::int64_t lead = table.lead(options.compute);
+  parameter_memory_ = Buffer(options.compute, {lead + table.numel()}, device);
+  parameters = parameter_memory_.tensor().rows(lead, lead + table.numel());
   for (Buffer* state : {&master, &m, &v}) *state = Buffer(DType::f32, {n}, device);
   if (options.ema) ema = Buffer(DType::f32, {n}, device);
   for (int i = 0; i < slots_for(sharding); ++i)
@@ -357,8 +360,8 @@ void Zero2::Impl::apply(Tensor gradient, const UpdateOptions& update, double cli
   for (const Bucket& bucket : sharding.buckets()) {
     const ShardPiece& mine = bucket.mine;
     if (mine.flat.size() > 0)
-      ops::adamw(exec, parameters.tensor().rows(mine.flat.begin, mine.flat.end),
-                 local(master, bucket), local(m, bucket), local(v, bucket),
+      ops::adamw(exec, parameters.rows(mine.flat.begin, mine.flat.end), local(master, bucket),
+                 local(m, bucket), local(v, bucket),
                  gradient.rows(mine.local, mine.local + mine.flat.size()), local(ema, bucket),
                  update.ema_decay, adamw);
     post_gather(parameters, bucket);

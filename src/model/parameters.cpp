@@ -1,5 +1,7 @@
 #include "model/parameters.hpp"
 
+#include <algorithm>
+
 namespace strata {
 
 namespace {
@@ -57,6 +59,15 @@ std::int64_t ParameterTable::numel() const {
   std::int64_t n = 0;
   for (const auto& p : parameters_) n += p.numel();
   return n;
+}
+
+std::int64_t ParameterTable::lead(DType dtype) const {
+  constexpr std::size_t access = 16;  // bytes that a device moves at once
+  const auto step = static_cast<std::int64_t>(access / size_of(dtype));
+  std::vector<std::int64_t> served(static_cast<std::size_t>(step), 0);
+  for (const auto& p : parameters_)
+    served[static_cast<std::size_t>((step - p.offset % step) % step)] += p.numel();
+  return std::max_element(served.begin(), served.end()) - served.begin();
 }
 
 ParamId ParameterTable::find(std::string_view name) const {

@@ -40,6 +40,10 @@ class ParameterTable {
   int size() const { return static_cast<int>(parameters_.size()); }
   std::int64_t numel() const;
   const Parameter& operator[](ParamId id) const { return parameters_[id]; }
+  /// Elements to leave free before a flat buffer of `dtype`, which itself begins at a multiple of
+  /// 16 bytes, so that as much as possible of it lies in parameters that begin at one, too: a
+  /// parameter of odd size at the front moves all that follow it.
+  std::int64_t lead(DType dtype) const;
   std::span<const ParamId> completion_order() const { return order_; }
   /// no_param when there is none of that name.
   ParamId find(std::string_view name) const;

@@ -114,6 +114,20 @@ TEST(UNetDescribe, Sd2BaseHasThePublishedCounts) {
   EXPECT_EQ(forward_flops(config, 32, 32, 77), small.forward);
 }
 
+TEST(UNetDescribe, TheLeadAlignsAllBehindAnOddParameterAtTheFront) {
+  ParameterTable table;
+  table.add("odd", {4});
+  table.add("wide", {320, 320});
+  table.add("short", {9});
+  table.add("last", {320});
+  EXPECT_EQ(table.lead(DType::bf16), 4);  // 4 + 4 elements are 16 bytes
+  EXPECT_EQ(table.lead(DType::f32), 0);
+  ParameterTable even;
+  even.add("wide", {320, 320});
+  even.add("last", {320});
+  EXPECT_EQ(even.lead(DType::bf16), 0);
+}
+
 TEST(UNetDescribe, TheFlatOrderBeginsAtTheEndAndClosesWithTheEmbeddings) {
   const UNet unet(UNetConfig::from_folder(golden("unet/pooled")));
   const auto& table = unet.parameters();

@@ -6,7 +6,6 @@
 #include "core/file.hpp"
 #include "core/log.hpp"
 #include "core/safetensors.hpp"
-#include "core/transfer.hpp"
 #include "evaluate/denoiser.hpp"
 #include "evaluate/encode_prompts.hpp"
 #include "evaluate/image_folder.hpp"
@@ -120,7 +119,7 @@ std::vector<std::pair<std::string, std::string>> settings_of(const Options& opti
                                                              const Denoiser& denoiser,
                                                              const TextSettings& text,
                                                              const Vae& vae, float rescale) {
-  std::map<std::string, std::string> settings{
+  std::vector<std::pair<std::string, std::string>> settings{
       {"guidance_rescale", fmt::format("{}", rescale)},
       {"weights", denoiser.kind == WeightKind::ema ? "ema" : "master"},
       {"scheduler", sha256_hex(denoiser.scheduler)},
@@ -131,8 +130,19 @@ std::vector<std::pair<std::string, std::string>> settings_of(const Options& opti
       {"max_tokens", fmt::format("{}", text.max_tokens)},
       {"vae", vae.weights_sha256()}};
   // Other bits than the host's.
-  if (options.text("device") != "host") settings.emplace("device", options.text("device"));
+  if (options.text("device") != "host") settings.emplace_back("device", options.text("device"));
   return settings;
+}
+
+/// The parameters on exec's device, begun where the device reads most of them best.
+Tensor where_used(Exec& exec, const Denoiser& denoiser) {
+  const Tensor flat = denoiser.flat;
+  if (exec.device() == flat.device) return flat;
+  const std::int64_t count = flat.numel();
+  const std::int64_t lead = UNet(denoiser.config).parameters().lead(flat.dtype);
+  const Tensor there = exec.empty(flat.dtype, {lead + count}).rows(lead, lead + count);
+  memory::copy(there.data, there.device, flat.data, flat.device, flat.bytes());
+  return there;
 }
 
 /// The parts that make images, loaded once.
@@ -147,7 +157,7 @@ class ImageMaker {
         prompts_(prompts),
         folder_(folder),
         exec_(device),
-        flat_(on_device(exec_, denoiser.flat)),
+        flat_(where_used(exec_, denoiser)),
         encoder_(TextEncoder::load(exec_, folder_of(options, "encoder"))),
         unet_(denoiser.config),
         weights_(unet_.parameters(), flat_) {
