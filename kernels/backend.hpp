@@ -2,6 +2,8 @@
 // What a backend is: every op of ops.hpp, called after the checks, and the state that they share.
 // One implementation a vendor (host/backend.hpp); the declarations mirror ops.hpp.
 
+#include <span>
+
 #include "kernels/ops.hpp"
 #include "kernels/portable/math.hpp"
 
@@ -78,7 +80,8 @@ struct Backend {
 
   virtual void adamw(Exec&, Tensor param, Tensor master, Tensor m, Tensor v, Tensor grad,
                      Tensor ema, float ema_decay, ops::AdamWParams) = 0;
-  virtual ops::GradientStats gradient_stats(Exec&, Tensor grad) = 0;
+  virtual void gradient_stats(Exec&, std::span<ops::GradientStats> sections, Tensor grad,
+                              std::int64_t section) = 0;
   virtual void accumulate(Exec&, Tensor a, Tensor b) = 0;
 };
 

@@ -521,9 +521,13 @@ void adamw(Exec& exec, Tensor param, Tensor master, Tensor m, Tensor v, Tensor g
   exec.backend().adamw(exec, param, master, m, v, grad, ema, ema_decay, p);
 }
 
-GradientStats gradient_stats(Exec& exec, Tensor grad) {
-  Check(exec, "gradient_stats").is("grad", grad, DType::f32, grad.shape);
-  return exec.backend().gradient_stats(exec, grad);
+std::vector<GradientStats> gradient_stats(Exec& exec, Tensor grad, std::int64_t section) {
+  const Check check(exec, "gradient_stats");
+  check.is("grad", grad, DType::f32, grad.shape).that(section > 0, "sections of {}", section);
+  std::vector<GradientStats> sections(
+      static_cast<std::size_t>((grad.numel() + section - 1) / section));
+  exec.backend().gradient_stats(exec, sections, grad, section);
+  return sections;
 }
 
 void accumulate(Exec& exec, Tensor a, Tensor b) {

@@ -185,7 +185,8 @@ struct GradientStats {
   double sum_of_squares = 0;
   std::int64_t non_finite = 0;
 };
-GradientStats gradient_stats(Exec&, Tensor grad);
+/// Of each run of `section` elements of grad (n) f32; the last run may be shorter.
+std::vector<GradientStats> gradient_stats(Exec&, Tensor grad, std::int64_t section);
 /// a (n) f32 += b (n), b f32 or bf16.
 void accumulate(Exec&, Tensor a, Tensor b);
 

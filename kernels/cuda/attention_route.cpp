@@ -44,9 +44,12 @@ std::optional<AttentionRoute> route_attention(const Tensor& q, const Tensor& k,
                                               const Tensor& q_offsets, const Tensor& k_offsets,
                                               const ops::AttentionParams& p, bool backward,
                                               bool keeps_lse, int compute_capability) {
+  const auto aligned = [](const Tensor& t) {
+    return reinterpret_cast<std::uintptr_t>(t.data) % 16 == 0;
+  };
   const std::int64_t width = q.shape[2];
   const bool known = q.dtype == DType::bf16 && width % 8 == 0 && width <= 128 && p.window < 0 &&
-                     p.softcap == 0 && !p.relative_bias;
+                     p.softcap == 0 && !p.relative_bias && aligned(q) && aligned(k);
   if (!known || q.numel() == 0 || k.numel() == 0) return std::nullopt;
   const Lengths queries(q_offsets), keys(k_offsets);
   if (p.causal && queries.values != keys.values) return std::nullopt;

@@ -33,9 +33,13 @@ Shape padded(const Shape& x, const ops::Conv2dParams& p) {
   return {x[0], x[1] + p.pad_top + p.pad_bottom, x[2] + p.pad_left + p.pad_right, x[3]};
 }
 
+bool is_aligned(const Tensor& t) {
+  return reinterpret_cast<std::uintptr_t>(t.data) % 16 == 0;
+}
+
 /// The tensor, or a copy of it where cuDNN can read it: weights may begin at any element.
 Tensor aligned(Exec& exec, cudaStream_t stream, const Tensor& t) {
-  if (!t || reinterpret_cast<std::uintptr_t>(t.data) % 16 == 0) return t;
+  if (!t || is_aligned(t)) return t;
   const Tensor copy = exec.empty(t.dtype, t.shape);
   STRATA_CUDA(cudaMemcpyAsync(copy.data, t.data, t.bytes(), cudaMemcpyDeviceToDevice, stream));
   return copy;
@@ -62,7 +66,8 @@ void CudaBackend::conv2d_backward(Exec& exec, Tensor dx, Tensor dw, Tensor db, T
                                   Tensor w, ops::Conv2dParams p) {
   if (dy.numel() == 0) return;
   if (dx) input_gradient(exec, dx, dy, w, p);
-  if (dw && adds_weight_gradients(x.dtype, x.shape[3], w.shape[0]) && is_symmetric(p)) {
+  if (dw && is_symmetric(p) && is_aligned(dw) &&
+      adds_weight_gradients(x.dtype, x.shape[3], w.shape[0])) {
     const ArenaScope scope(exec.arena);
     graphs_.conv(exec, stream(), ConvKind::weight_gradient, shape_of(x, w, p),
                  {aligned(exec, stream(), x).data, aligned(exec, stream(), dy).data, dw.data});

@@ -53,10 +53,13 @@ __global__ void __launch_bounds__(threads)
 
 constexpr std::int64_t piece = 16384;
 
-/// partial (pieces): one block a piece.
+/// partial (sections, pieces): one block a piece of a section.
 __global__ void __launch_bounds__(threads)
-    gradient_stats_kernel(ops::GradientStats* partial, const float* grad, std::int64_t count) {
-  const std::int64_t begin = std::int64_t{blockIdx.x} * piece, end = min(begin + piece, count);
+    gradient_stats_kernel(ops::GradientStats* partial, const float* grad, std::int64_t section,
+                          std::int64_t count) {
+  const std::int64_t first = std::int64_t{blockIdx.y} * section;
+  const std::int64_t begin = first + std::int64_t{blockIdx.x} * piece;
+  const std::int64_t end = min(min(begin + piece, first + section), count);
   double sum = 0;
   long long bad = 0;
 #pragma unroll 4
@@ -68,21 +71,23 @@ __global__ void __launch_bounds__(threads)
   }
   sum = block_sum<threads>(sum);
   bad = block_sum<threads>(bad);
-  if (threadIdx.x == 0) partial[blockIdx.x] = {sum, bad};
+  if (threadIdx.x == 0) partial[std::int64_t{blockIdx.y} * gridDim.x + blockIdx.x] = {sum, bad};
 }
 
-/// partial[0] = the sum over the pieces, by one block.
+/// total (sections) = the sums over the pieces of partial (sections, pieces); one block a section.
 __global__ void __launch_bounds__(threads)
-    join_stats_kernel(ops::GradientStats* partial, std::int64_t pieces) {
+    join_stats_kernel(ops::GradientStats* total, const ops::GradientStats* partial,
+                      std::int64_t pieces) {
+  const ops::GradientStats* from = partial + std::int64_t{blockIdx.x} * pieces;
   double sum = 0;
   long long bad = 0;
   for (std::int64_t i = threadIdx.x; i < pieces; i += threads) {
-    sum += partial[i].sum_of_squares;
-    bad += partial[i].non_finite;
+    sum += from[i].sum_of_squares;
+    bad += from[i].non_finite;
   }
   sum = block_sum<threads>(sum);
   bad = block_sum<threads>(bad);
-  if (threadIdx.x == 0) partial[0] = {sum, bad};
+  if (threadIdx.x == 0) total[blockIdx.x] = {sum, bad};
 }
 
 }  // namespace
@@ -106,21 +111,25 @@ void CudaBackend::adamw(Exec&, Tensor param, Tensor master, Tensor m, Tensor v, 
   });
 }
 
-ops::GradientStats CudaBackend::gradient_stats(Exec& exec, Tensor grad) {
-  ops::GradientStats total;
-  const std::int64_t count = grad.numel(), pieces = ceil_div(count, piece);
-  if (count == 0) return total;
+void CudaBackend::gradient_stats(Exec& exec, std::span<ops::GradientStats> sections, Tensor grad,
+                                 std::int64_t section) {
+  const auto count = static_cast<std::int64_t>(sections.size());
+  if (count == 0) return;
+  const std::int64_t pieces = ceil_div(std::min(section, grad.numel()), piece);
   const ArenaScope scope(exec.arena);
-  const Tensor storage =
-      exec.empty(DType::u8, {pieces * static_cast<std::int64_t>(sizeof(ops::GradientStats))});
-  auto* partial = reinterpret_cast<ops::GradientStats*>(storage.data);
-  gradient_stats_kernel<<<blocks(pieces), threads, 0, stream()>>>(partial, grad.as<float>(), count);
+  const auto empty = [&](std::int64_t n) {
+    const auto bytes = static_cast<std::int64_t>(sizeof(ops::GradientStats));
+    return reinterpret_cast<ops::GradientStats*>(exec.empty(DType::u8, {n * bytes}).data);
+  };
+  ops::GradientStats *partial = empty(count * pieces), *total = empty(count);
+  gradient_stats_kernel<<<dim3(blocks(pieces), grid_side(count)), threads, 0, stream()>>>(
+      partial, grad.as<float>(), section, grad.numel());
   STRATA_LAUNCHED("gradient_stats");
-  join_stats_kernel<<<1, threads, 0, stream()>>>(partial, pieces);
-  STRATA_LAUNCHED("join_stats");
-  STRATA_CUDA(cudaMemcpyAsync(&total, partial, sizeof total, cudaMemcpyDeviceToHost, stream()));
+  join_stats_kernel<<<blocks(count), threads, 0, stream()>>>(total, partial, pieces);
+  STRATA_LAUNCHED("gradient_stats: join");
+  STRATA_CUDA(cudaMemcpyAsync(sections.data(), total, sections.size_bytes(), cudaMemcpyDeviceToHost,
+                              stream()));
   synchronize();
-  return total;
 }
 
 }  // namespace strata::cuda

@@ -74,7 +74,8 @@ class HostBackend final : public Backend {
 
   void adamw(Exec&, Tensor param, Tensor master, Tensor m, Tensor v, Tensor grad, Tensor ema,
              float ema_decay, ops::AdamWParams) override;
-  ops::GradientStats gradient_stats(Exec&, Tensor grad) override;
+  void gradient_stats(Exec&, std::span<ops::GradientStats> sections, Tensor grad,
+                      std::int64_t section) override;
   void accumulate(Exec&, Tensor a, Tensor b) override;
 
  private:

@@ -31,14 +31,15 @@ void HostBackend::adamw(Exec& exec, Tensor param, Tensor master, Tensor m, Tenso
   });
 }
 
-ops::GradientStats HostBackend::gradient_stats(Exec& exec, Tensor grad) {
+namespace {
+
+ops::GradientStats stats_of(Exec& exec, const float* g, std::int64_t count) {
   constexpr std::int64_t piece = 16384;
-  const std::int64_t count = grad.numel(), pieces = (count + piece - 1) / piece;
+  const std::int64_t pieces = (count + piece - 1) / piece;
   const ArenaScope scope(exec.arena);
   const Tensor storage =
       exec.empty(DType::u8, {pieces * static_cast<std::int64_t>(sizeof(ops::GradientStats))});
   auto* partial = reinterpret_cast<ops::GradientStats*>(storage.data);
-  const float* g = grad.as<float>();
   for_rows(exec, pieces, piece, [=](std::int64_t i) {
     double sum = 0;
     std::int64_t bad = 0;
@@ -58,6 +59,18 @@ ops::GradientStats HostBackend::gradient_stats(Exec& exec, Tensor grad) {
     total.non_finite += partial[i].non_finite;
   }
   return total;
+}
+
+}  // namespace
+
+void HostBackend::gradient_stats(Exec& exec, std::span<ops::GradientStats> sections, Tensor grad,
+                                 std::int64_t section) {
+  const auto* g = grad.as<float>();
+  std::int64_t begin = 0;
+  for (ops::GradientStats& stats : sections) {
+    stats = stats_of(exec, g + begin, std::min(section, grad.numel() - begin));
+    begin += section;
+  }
 }
 
 void HostBackend::accumulate(Exec& exec, Tensor a, Tensor b) {

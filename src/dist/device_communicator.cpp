@@ -1,5 +1,7 @@
 #include "dist/device_communicator.hpp"
 
+#include <exception>
+
 namespace strata {
 
 namespace {
@@ -34,6 +36,11 @@ void DeviceCommunicator::reduce_scatter_sum(Tensor shard, Tensor full, std::int6
     collectives_->reduce_scatter_sum(shard, full, part);
   else
     memory::copy(shard.data, shard.device, full.data, full.device, shard.bytes());
+}
+
+void DeviceCommunicator::abort(int code) {
+  base_.abort(code);
+  std::terminate();  // not reached; the compiler does not see it
 }
 
 void DeviceCommunicator::all_gather(Tensor full, std::int64_t part) {

@@ -28,7 +28,7 @@ class DeviceCommunicator : public Communicator {
   }
   std::unique_ptr<Communicator> duplicate(ChannelOptions options) override;
   bool reports_failure() override { return base_.reports_failure(); }
-  [[noreturn]] void abort(int code) override { base_.abort(code); }
+  [[noreturn]] void abort(int code) override;
 
  private:
   DeviceCommunicator(std::unique_ptr<Communicator> base, Device device);

@@ -332,13 +332,12 @@ StepStats Zero2::Impl::measure(Tensor gradient, const UpdateOptions& update) {
   for (std::size_t b = 0; b < sharding.buckets().size(); ++b) {
     const Bucket& bucket = sharding.buckets()[b];
     const IndexRange& mine = bucket.mine.flat;
-    for (std::int64_t at = 0; at < mine.size(); at += bucket.section) {
-      const std::int64_t begin = bucket.mine.local + at;
-      const std::int64_t n = std::min(bucket.section, mine.size() - at);
-      const auto stats = ops::gradient_stats(exec, gradient.rows(begin, begin + n));
-      const std::int64_t section = (mine.begin - bucket.flat.begin + at) / bucket.section;
-      values[b * sections + section] = stats.sum_of_squares;
-      non_finite += static_cast<double>(stats.non_finite);
+    const auto stats = ops::gradient_stats(
+        exec, gradient.rows(bucket.mine.local, bucket.mine.local + mine.size()), bucket.section);
+    const std::int64_t first = (mine.begin - bucket.flat.begin) / bucket.section;
+    for (std::size_t i = 0; i < stats.size(); ++i) {
+      values[b * sections + first + i] = stats[i].sum_of_squares;
+      non_finite += static_cast<double>(stats[i].non_finite);
     }
   }
   const auto start = std::chrono::steady_clock::now();

@@ -141,14 +141,24 @@ TEST_P(Training, GradientStats) {
   for (const double value : values(grad).data) want += value * value;
   for (const int threads : {1, 2}) {
     Exec exec(GetParam().device, threads);
-    const auto stats = ops::gradient_stats(exec, grad);
-    EXPECT_NEAR(stats.sum_of_squares, want, 1e-11 * want);
-    EXPECT_EQ(stats.non_finite, 0);
+    const auto whole = ops::gradient_stats(exec, grad, grad.numel());
+    ASSERT_EQ(whole.size(), 1u);
+    EXPECT_NEAR(whole[0].sum_of_squares, want, 1e-11 * want);
+    EXPECT_EQ(whole[0].non_finite, 0);
+    const auto parts = ops::gradient_stats(exec, grad, 20000);
+    ASSERT_EQ(parts.size(), 3u);
+    double sum = 0;
+    for (const auto& part : parts) sum += part.sum_of_squares;
+    EXPECT_NEAR(sum, want, 1e-11 * want);
+    const auto last = ops::gradient_stats(exec, grad.rows(40000, 50001), 20000);
+    EXPECT_EQ(parts[2].sum_of_squares, last[0].sum_of_squares);
   }
   grad.as<float>()[17] = NAN;
   grad.as<float>()[50000] = INFINITY;
   Exec exec(GetParam().device, 1);
-  EXPECT_EQ(ops::gradient_stats(exec, grad).non_finite, 2);
+  const auto bad = ops::gradient_stats(exec, grad, 25000);
+  EXPECT_EQ(bad[0].non_finite + bad[1].non_finite + bad[2].non_finite, 2);
+  EXPECT_EQ(bad[0].non_finite, 1);
 }
 
 }  // namespace
