@@ -5,6 +5,11 @@ namespace strata::cuda {
 namespace {
 Device selected(Device device) {
   use(device);
+  // Freed memory stays with the process: giving it back to the system waits for the device.
+  cudaMemPool_t pool = nullptr;
+  std::uint64_t everything = ~std::uint64_t{0};
+  STRATA_CUDA(cudaDeviceGetDefaultMemPool(&pool, device.index));
+  STRATA_CUDA(cudaMemPoolSetAttribute(pool, cudaMemPoolAttrReleaseThreshold, &everything));
   return device;
 }
 

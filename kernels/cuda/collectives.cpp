@@ -164,6 +164,21 @@ class NcclCollectives : public DeviceCollectives {
   ncclComm_t comm_ = nullptr;
 };
 
+/// One rank: its part is the whole.
+class LocalCollectives : public DeviceCollectives {
+ public:
+  explicit LocalCollectives(Device device) : device_(device) {}
+  void reduce_scatter_sum(Tensor shard, Tensor full, std::int64_t) override {
+    use(device_);
+    convert(cudaStreamLegacy, shard, full);
+    STRATA_CUDA(cudaStreamSynchronize(cudaStreamLegacy));
+  }
+  void all_gather(Tensor, std::int64_t) override {}
+
+ private:
+  Device device_;
+};
+
 }  // namespace
 }  // namespace cuda
 
@@ -175,6 +190,7 @@ std::string collectives_id() {
 
 std::unique_ptr<DeviceCollectives> make_collectives(Device device, const std::string& id, int rank,
                                                     int size) {
+  if (size == 1) return std::make_unique<cuda::LocalCollectives>(device);
   return std::make_unique<cuda::NcclCollectives>(device, id, rank, size);
 }
 

@@ -317,8 +317,14 @@ class Graphs::Impl {
   std::unordered_map<Key, std::unique_ptr<fe::graph::Graph>, KeyHash> plans_;
 };
 
-Graphs::Graphs() : impl_(std::make_unique<Impl>()) {}
+Graphs::Graphs() = default;
 Graphs::~Graphs() = default;
+
+/// cuDNN's handle takes long to make, and many an Exec needs none.
+Graphs::Impl& Graphs::impl() {
+  if (!impl_) impl_ = std::make_unique<Impl>();
+  return *impl_;
+}
 
 bool adds_weight_gradients(DType dtype, std::int64_t channels, std::int64_t outputs) {
   return dtype == DType::bf16 && channels % 4 == 0 && outputs % 4 == 0;
@@ -329,7 +335,7 @@ void Graphs::conv(Exec& exec, cudaStream_t stream, ConvKind kind, const ConvShap
   Impl::Pointers pointers{{name_x, data.x}, {name_y, data.y}, {name_w, data.w}};
   if (shape.bias) pointers.emplace(name_bias, data.bias);
   if (kind == ConvKind::weight_gradient) pointers.emplace(name_old_w, data.w);
-  impl_->run(exec, stream, key_of(kind, shape), describe(kind, shape), unwanted(shape.dtype),
+  impl().run(exec, stream, key_of(kind, shape), describe(kind, shape), unwanted(shape.dtype),
              std::move(pointers), [&] { return convolution(kind, shape); });
 }
 
@@ -349,7 +355,7 @@ void Graphs::attention(Exec& exec, cudaStream_t stream, const AttentionShape& sh
   add(name_q_offsets, data.q_offsets);
   add(name_k_offsets, data.k_offsets);
   add(name_lse_offsets, data.lse_offsets);
-  impl_->run(exec, stream, key_of(shape), describe(shape), {}, std::move(pointers), [&] {
+  impl().run(exec, stream, key_of(shape), describe(shape), {}, std::move(pointers), [&] {
     AttentionGraph graph(shape);
     return shape.backward ? graph.backward() : graph.forward();
   });

@@ -72,6 +72,7 @@ class Graphs {
 
  private:
   class Impl;
+  Impl& impl();
   std::unique_ptr<Impl> impl_;
 };
 

@@ -53,7 +53,7 @@ template <class T, int n>
 struct Vec {
   static constexpr int bytes = n * static_cast<int>(sizeof(T));
   static_assert(n == 1 || bytes % 16 == 0 || bytes == 8);
-  T v[n];
+  alignas(bytes < 16 ? bytes : 16) T v[n];
 
   static __device__ Vec load(const T* from) {
     Vec to;

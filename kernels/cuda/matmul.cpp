@@ -147,10 +147,13 @@ void Matmul::run(Exec& exec, cudaStream_t stream, const Product& product, void* 
     found = algorithms_.emplace(key, choose(handle_, product, key, bias)).first;
   Descriptors of(product, bias);
   const ArenaScope scope(exec.arena);
-  const Tensor workspace = exec.empty(DType::u8, {workspace_bytes});
+  constexpr std::int64_t alignment = 256;  // of a workspace
+  const Tensor workspace = exec.empty(DType::u8, {workspace_bytes + alignment});
+  const auto address = reinterpret_cast<std::uintptr_t>(workspace.data);
+  auto* scratch = reinterpret_cast<void*>((address + alignment - 1) / alignment * alignment);
   const float one = 1, keep = product.accumulate ? 1 : 0;
   STRATA_CUDA(cublasLtMatmul(handle_, &of.operation, &one, b, &of.a, a, &of.b, &keep, d, &of.d, d,
-                             &of.d, &found->second, workspace.data, workspace_bytes, stream));
+                             &of.d, &found->second, scratch, workspace_bytes, stream));
 }
 
 }  // namespace strata::cuda

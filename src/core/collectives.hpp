@@ -25,7 +25,7 @@ class DeviceCollectives {
 
 /// What all ranks of one group are given by the rank that calls this.
 std::string collectives_id();
-/// Collective over `size` ranks, each with a device of its own.
+/// Collective over `size` ranks, each with a device of its own. One rank needs no id and no NCCL.
 std::unique_ptr<DeviceCollectives> make_collectives(Device device, const std::string& id, int rank,
                                                     int size);
 

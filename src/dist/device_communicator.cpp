@@ -7,7 +7,7 @@ namespace strata {
 namespace {
 
 std::unique_ptr<DeviceCollectives> connect(Communicator& base, Device device) {
-  if (base.size() == 1) return nullptr;
+  if (base.size() == 1) return make_collectives(device, "", 0, 1);
   const auto ids = base.all_gather_strings(base.rank() == 0 ? collectives_id() : "");
   return make_collectives(device, ids.front(), base.rank(), base.size());
 }
@@ -32,10 +32,7 @@ void DeviceCommunicator::reduce_scatter_sum(Tensor shard, Tensor full, std::int6
   const auto mine = part_of(full.numel(), part, rank());
   STRATA_CHECK(shard.numel() == mine.size(), "shard of {} for a part of {}", shard.numel(),
                mine.size());
-  if (collectives_)
-    collectives_->reduce_scatter_sum(shard, full, part);
-  else
-    memory::copy(shard.data, shard.device, full.data, full.device, shard.bytes());
+  collectives_->reduce_scatter_sum(shard, full, part);
 }
 
 void DeviceCommunicator::abort(int code) {
@@ -45,7 +42,7 @@ void DeviceCommunicator::abort(int code) {
 
 void DeviceCommunicator::all_gather(Tensor full, std::int64_t part) {
   STRATA_CHECK(full.device == device_, "a tensor on another device");
-  if (collectives_) collectives_->all_gather(full, part);
+  collectives_->all_gather(full, part);
 }
 
 }  // namespace strata

@@ -36,7 +36,7 @@ class DeviceCommunicator : public Communicator {
   std::unique_ptr<Communicator> owned_;  // of a duplicate
   Communicator& base_;
   Device device_;
-  std::unique_ptr<DeviceCollectives> collectives_;  // absent with one rank
+  std::unique_ptr<DeviceCollectives> collectives_;
 };
 
 }  // namespace strata

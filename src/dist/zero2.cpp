@@ -160,6 +160,12 @@ Tensor Zero2::Impl::slot_view(int slot, const Bucket& bucket) const {
 void Zero2::Impl::set_parameters(Tensor flat) {
   STRATA_CHECK(flat.numel() == table.numel() && flat.dtype == DType::f32);
   worker_.drain();
+  Buffer there;
+  if (!(flat.device == exec.device())) {
+    there = Buffer(flat.dtype, flat.shape, exec.device());
+    memory::copy(there.tensor().data, exec.device(), flat.data, flat.device, flat.bytes());
+    flat = there;
+  }
   ops::cast(exec, parameters, flat);
   for (const ShardPiece& piece : sharding.pieces()) {
     const Tensor from = flat.rows(piece.flat.begin, piece.flat.end);

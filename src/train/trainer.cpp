@@ -264,7 +264,7 @@ void Run::preview_now() {
   Weights weights = learner_.zero().weights();
   Buffer average;
   if (config_.train.ema_decay > 0) {
-    average = Buffer(compute_dtype(config_), {table.numel()});
+    average = Buffer(compute_dtype(config_), {table.numel()}, learner_.exec().device());
     learner_.zero().gather_ema(average);
     weights = Weights(table, average);
     learner_.exec().weights_changed();

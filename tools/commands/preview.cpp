@@ -55,7 +55,8 @@ Preview preview_images(const TrainConfig& config, Communicator& communicator) {
   SamplerConfig sampler;
   sampler.schedule = schedule_of(config.diffusion);
   const auto preview = std::make_shared<const PreviewModels>(
-      PreviewModels{std::move(prompts), std::move(encoded), Vae::load(config.samples.vae),
+      PreviewModels{std::move(prompts), std::move(encoded),
+                    Vae::load(config.samples.vae, DType::f32, device_of(config, communicator)),
                     std::move(sampler), options});
   const auto seed = static_cast<std::uint64_t>(config.samples.seed);
 
