@@ -26,11 +26,28 @@ struct Tile {
   template <class T>
   static __device__ void load(float* tile, const T* from, std::int64_t pitch_of_rows, int count,
                               int head_width, float factor = 1.0f) {
-    for (int i = threadIdx.x; i < rows * width; i += threads) {
-      const int row = i / width, column = i % width;
-      const bool inside = row < count && column < head_width;
-      tile[row * pitch + column] =
-          inside ? to_float(from[row * pitch_of_rows + column]) * factor : 0.0f;
+    constexpr int n = wide<T>;
+    const bool whole = head_width % n == 0 && pitch_of_rows % n == 0 &&
+                       reinterpret_cast<std::uintptr_t>(from) % 16 == 0;
+    if (whole)
+      load_by<n>(tile, from, pitch_of_rows, count, head_width, factor);
+    else
+      load_by<1>(tile, from, pitch_of_rows, count, head_width, factor);
+  }
+
+  template <int n, class T>
+  static __device__ void load_by(float* tile, const T* from, std::int64_t pitch_of_rows, int count,
+                                 int head_width, float factor) {
+    constexpr int groups = width / n;
+    for (int i = threadIdx.x; i < rows * groups; i += threads) {
+      const int row = i / groups, column = i % groups * n;
+      Vec<float, n> to{};
+      if (row < count && column < head_width) {
+        const auto values = Vec<T, n>::load(from + row * pitch_of_rows + column);
+#pragma unroll
+        for (int k = 0; k < n; ++k) to.v[k] = to_float(values.v[k]) * factor;
+      }
+      to.store(tile + row * pitch + column);
     }
   }
 
