@@ -82,8 +82,22 @@ Tensor Weights::operator[](ParamId id) const {
   return flat_.rows(p.offset, p.offset + p.numel()).reshape(p.memory_shape);
 }
 
-DenseGradients::DenseGradients(const ParameterTable& table)
-    : table_(table), flat_(Buffer::zeros(DType::f32, {table.numel()})) {}
+namespace {
+Buffer copy_to(Device device, Tensor from) {
+  Buffer to(from.dtype, from.shape, device);
+  memory::copy(to.tensor().data, device, from.data, from.device, from.bytes());
+  return to;
+}
+}  // namespace
+
+DenseGradients::DenseGradients(const ParameterTable& table, Device device)
+    : table_(table), flat_(Buffer::zeros(DType::f32, {table.numel()})) {
+  if (!(device == host_device)) flat_ = copy_to(device, flat_);
+}
+
+Buffer DenseGradients::on_host() const {
+  return copy_to(host_device, flat_);
+}
 
 Tensor DenseGradients::operator[](ParamId id) {
   return Weights(table_, flat_)[id];

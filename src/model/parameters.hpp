@@ -80,10 +80,12 @@ class Gradients {
 /// One whole flat f32 gradient: tests, `eval --grad`.
 class DenseGradients : public Gradients {
  public:
-  explicit DenseGradients(const ParameterTable& table);
+  explicit DenseGradients(const ParameterTable& table, Device device = host_device);
   Tensor operator[](ParamId id) override;
   void ready(std::span<const ParamId>) override {}
   Tensor flat() const { return flat_; }
+  /// The flat gradient where the host can read it, after all ops that were called before.
+  Buffer on_host() const;
 
  private:
   const ParameterTable& table_;

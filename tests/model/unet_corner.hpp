@@ -32,10 +32,10 @@ class UNetCorner {
   const UNetExample& example() const { return example_; }
   const std::string& folder() const { return folder_; }
   /// The parameters in f32 or bf16.
-  Buffer parameters(DType dtype) const {
+  Buffer parameters(DType dtype, Device device = host_device) const {
     Buffer copy(DType::f32, flat_.tensor().shape);
     std::copy_n(flat_.as<float>(), table().numel(), copy.as<float>());
-    return convert_parameters(std::move(copy), dtype, host_device);
+    return convert_parameters(std::move(copy), dtype, device);
   }
   UNetOutcome run(Exec& exec, Tensor parameters, Gradients* gradients,
                   bool recompute = false) const {
@@ -48,10 +48,12 @@ class UNetCorner {
     return expected_.read_f32(name).as<float>()[0];
   }
 
-  Errors measure(DType dtype) const {
-    Exec exec(host_device, 1);  // tiny models: threads would only wait for each other
-    DenseGradients gradients(table());
-    const auto outcome = run(exec, parameters(dtype), &gradients);
+  Errors measure(DType dtype, Device device = host_device) const {
+    Exec exec(device, 1);  // tiny models: threads would only wait for each other
+    DenseGradients gradients(table(), device);
+    const auto outcome = run(exec, parameters(dtype, device), &gradients);
+    const Buffer flat = gradients.on_host();
+    const Weights by_id(table(), flat);
     Errors errors;
     errors.prediction = relative_l2(outcome.prediction, expected_.read_f32("prediction"));
     const double loss = expected_.read_f32("loss").as<float>()[0];
@@ -60,7 +62,7 @@ class UNetCorner {
     for (ParamId id = 0; id < table().size(); ++id) {
       const Buffer theirs = expected_.read_f32("grad." + table()[id].name);
       Buffer ours(DType::f32, table()[id].shape);
-      export_parameter(table()[id], ours, gradients[id]);
+      export_parameter(table()[id], ours, by_id[id]);
       const auto [here, size] = squares(ours, theirs);
       difference += here;
       norm += size;

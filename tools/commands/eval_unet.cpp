@@ -52,7 +52,7 @@ void evaluate(const Options& options, const std::string& folder) {
   const Buffer flat = convert_parameters(std::move(loaded), compute, exec.device());
 
   std::optional<DenseGradients> gradients;
-  if (with_gradients) gradients.emplace(unet.parameters());
+  if (with_gradients) gradients.emplace(unet.parameters(), exec.device());
   auto outcome = run(exec, unet, {unet.parameters(), flat}, example,
                      gradients ? &*gradients : nullptr, options.flag("recompute"));
   SafetensorsWriter writer;
@@ -61,7 +61,9 @@ void evaluate(const Options& options, const std::string& folder) {
   if (gradients) {
     writer.add("loss", view_of(&loss, {}));
     const ParameterTable& table = unet.parameters();
-    for (ParamId id = 0; id < table.size(); ++id) add_gradient(writer, table[id], (*gradients)[id]);
+    const Buffer here = gradients->on_host();
+    const Weights by_id(table, here);
+    for (ParamId id = 0; id < table.size(); ++id) add_gradient(writer, table[id], by_id[id]);
   }
   writer.write(output);
 }
