@@ -10,6 +10,12 @@ cudaDataType_t vendor_type(DType dtype) {
   return dtype == DType::bf16 ? CUDA_R_16BF : CUDA_R_32F;
 }
 
+/// Largest power of two, at most 256, that divides the number.
+std::int64_t largest_divisor(std::uintptr_t number) {
+  number |= 256u;
+  return static_cast<std::int64_t>(number & (~number + 1));
+}
+
 std::int64_t bucketed(std::int64_t rows) {
   return rows <= row_bucket ? rows : (rows + row_bucket - 1) / row_bucket * row_bucket;
 }
@@ -111,8 +117,7 @@ cublasLtMatmulAlgo_t choose(cublasLtHandle_t handle, const Product& product, con
 }  // namespace
 
 std::int64_t alignment_of(const void* data) {
-  const auto address = reinterpret_cast<std::uintptr_t>(data) | 256u;
-  return static_cast<std::int64_t>(address & (~address + 1));
+  return largest_divisor(reinterpret_cast<std::uintptr_t>(data));
 }
 
 MatmulKey key_of(const Product& product, const void* d, const void* a, const void* b,
@@ -123,8 +128,7 @@ MatmulKey key_of(const Product& product, const void* d, const void* a, const voi
                              (p.type == DType::bf16 ? 16 : 0) | (p.result == DType::bf16 ? 32 : 0);
   const auto of_all = [](const void* first, std::int64_t step, DType dtype) {
     const auto bytes = static_cast<std::uintptr_t>(step) * size_of(dtype);
-    return alignment_of(
-        reinterpret_cast<const void*>(reinterpret_cast<std::uintptr_t>(first) | bytes));
+    return largest_divisor(reinterpret_cast<std::uintptr_t>(first) | bytes);
   };
   std::int64_t d_alignment = of_all(d, p.d_step, p.result);
   if (bias) d_alignment = std::min(d_alignment, alignment_of(bias));
@@ -149,8 +153,9 @@ void Matmul::run(Exec& exec, cudaStream_t stream, const Product& product, void* 
   const ArenaScope scope(exec.arena);
   constexpr std::int64_t alignment = 256;  // of a workspace
   const Tensor workspace = exec.empty(DType::u8, {workspace_bytes + alignment});
-  const auto address = reinterpret_cast<std::uintptr_t>(workspace.data);
-  auto* scratch = reinterpret_cast<void*>((address + alignment - 1) / alignment * alignment);
+  const auto over =
+      static_cast<std::int64_t>(reinterpret_cast<std::uintptr_t>(workspace.data) % alignment);
+  std::byte* scratch = workspace.data + (alignment - over) % alignment;
   const float one = 1, keep = product.accumulate ? 1 : 0;
   STRATA_CUDA(cublasLtMatmul(handle_, &of.operation, &one, b, &of.a, a, &of.b, &keep, d, &of.d, d,
                              &of.d, &found->second, scratch, workspace_bytes, stream));
