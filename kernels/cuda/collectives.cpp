@@ -44,21 +44,16 @@ class NcclCollectives : public DeviceCollectives {
                "ncclCommInitRankConfig", rank);
     enqueued("ncclCommInitRankConfig");
   }
+  /// Leaving is a collective call of its own. While an exception passes, other ranks may never make
+  /// it, and aborting may wait for them too: then the communicator is left to the process's end.
   ~NcclCollectives() override {
-    if (!comm_) return;
-    // While an exception passes, other ranks may never come to a collective call: leave without
-    // one.
-    if (std::uncaught_exceptions() > exceptions_) {
-      ncclCommAbort(comm_);
-      return;
-    }
-    ncclCommFinalize(comm_);
-    ncclResult_t left = ncclInProgress;
+    if (std::uncaught_exceptions() > exceptions_) return;
+    ncclResult_t left = ncclCommFinalize(comm_);
     for (int i = 0; i < 1000 && left == ncclInProgress; ++i) {
-      if (ncclCommGetAsyncError(comm_, &left) != ncclSuccess) break;
+      if (ncclCommGetAsyncError(comm_, &left) != ncclSuccess) return;
       std::this_thread::sleep_for(std::chrono::milliseconds(1));
     }
-    left == ncclSuccess ? ncclCommDestroy(comm_) : ncclCommAbort(comm_);
+    if (left == ncclSuccess) ncclCommDestroy(comm_);
   }
   NcclCollectives(const NcclCollectives&) = delete;
   NcclCollectives& operator=(const NcclCollectives&) = delete;
@@ -136,7 +131,7 @@ class NcclCollectives : public DeviceCollectives {
     for (auto pause = std::chrono::microseconds(5); !done(); pause = std::min(2 * pause, longest)) {
       state();
       if (Clock::now() - start > patience)
-        fail(Exit::internal, "{}: no progress for 10 minutes (rank {})", call, rank_);
+        fail(Exit::hang, "{}: no progress for 10 minutes (rank {})", call, rank_);
       std::this_thread::sleep_for(pause);
     }
   }

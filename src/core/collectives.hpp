@@ -10,8 +10,8 @@
 namespace strata {
 
 /// Every call is collective and returns when it is done: what it reads must be complete
-/// (Exec::synchronize), what it wrote may be used by any op. An error on any rank, or no progress
-/// for ten minutes, is Error(70).
+/// (Exec::synchronize), what it wrote may be used by any op. An error on any rank is Error(70), no
+/// progress for ten minutes Error(86).
 class DeviceCollectives {
  public:
   virtual ~DeviceCollectives() = default;
