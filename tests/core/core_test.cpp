@@ -7,6 +7,7 @@
 #include "core/arena.hpp"
 #include "core/progress.hpp"
 #include "core/rng.hpp"
+#include "core/transfer.hpp"
 
 namespace strata {
 namespace {
@@ -102,6 +103,18 @@ TEST(Philox, UniformsStayInRange) {
   EXPECT_LT(uniform01(~0u), 1.0f);
   EXPECT_EQ(uniform_below(~0u, 1000), 999u);
   EXPECT_EQ(uniform_below(0, 1000), 0u);
+}
+
+TEST(Transfer, AHostTensorStaysWhereItIs) {
+  Exec exec(host_device, 1);
+  const std::vector<float> values{1, -2.5f, 3};
+  const Tensor tensor = view_of(values.data(), {3});
+  EXPECT_EQ(on_device(exec, tensor).data, tensor.data);
+  EXPECT_FALSE(on_device(exec, {}));
+  EXPECT_EQ(to_host(tensor), values);
+  const bf16 rounded[] = {to_bf16(1), to_bf16(-2.5f), to_bf16(3)};
+  EXPECT_EQ(to_host(view_of(rounded, {3})), values);
+  EXPECT_EQ(exec.arena.used_bytes(), 0u);
 }
 
 TEST(Progress, FormatsDurations) {

@@ -1,0 +1,78 @@
+// Whole runs on a GPU: the host's run within rounding, and bitwise its own when it is continued.
+
+#include <gtest/gtest.h>
+
+#include <csignal>
+
+#include "core/safetensors.hpp"
+#include "tiny_run.hpp"
+#include "train/trainer.hpp"
+
+namespace strata {
+namespace {
+
+class TrainingOnGpu : public testing::Test {
+ protected:
+  void SetUp() override {
+    try {
+      cuda_device();
+    } catch (const Error& error) {
+      GTEST_SKIP() << "no GPU to test on: " << error.what();
+    }
+    std::string pattern = testing::TempDir() + "training-XXXXXX";
+    ASSERT_NE(mkdtemp(pattern.data()), nullptr);
+    dir_ = pattern;
+    write_tiny_inputs(dir_, 24);
+  }
+  void TearDown() override {
+    if (!dir_.empty()) std::filesystem::remove_all(dir_);
+  }
+  TrainConfig config(const std::string& run, std::vector<std::string> overrides) const {
+    return tiny_config(dir_, run, std::move(overrides));
+  }
+  std::string dir_;
+  std::unique_ptr<Communicator> alone_ = local_communicator();
+};
+
+TEST_F(TrainingOnGpu, TwentyStepsAreTheHosts) {
+  const auto host = config("host", {"train.device=host"});
+  const auto device = config("device", {"train.device=cuda"});
+  TrainOptions options;
+  options.dump_steps = 1;
+  run_training(host, options, *alone_);
+  run_training(device, options, *alone_);
+  const SafetensorsFile here(RunFolder{host.output.dir}.dump(1, 0));
+  const SafetensorsFile there(RunFolder{device.output.dir}.dump(1, 0));
+  for (const char* tensor : {"sample", "noise", "timesteps", "dropped", "text"})
+    EXPECT_EQ(here.raw(tensor), there.raw(tensor)) << tensor;
+  auto a = metrics_of(host), b = metrics_of(device);
+  ASSERT_EQ(b.size(), 20u);
+  // As over rank counts: sums in another order, 1e-6 at the first step and 1e-5 over twenty.
+  EXPECT_NEAR(a[1]["loss"].get<double>(), b[1]["loss"].get<double>(), 1e-6);
+  for (std::int64_t step = 1; step <= 20; ++step)
+    EXPECT_NEAR(a[step]["loss"].get<double>(), b[step]["loss"].get<double>(), 1e-5) << step;
+}
+
+TEST_F(TrainingOnGpu, AStopIsContinuedBitwise) {
+  for (const char* precision : {"fp32", "bf16"}) {
+    SCOPED_TRACE(precision);
+    const std::vector<std::string> set{
+        "train.device=cuda", std::string("train.precision=") + precision, "train.ema_decay=0.9"};
+    const auto whole = config(std::string("whole-") + precision, set);
+    const auto halves = config(std::string("halves-") + precision, set);
+    run_training(whole, {}, *alone_);
+    TrainOptions options;
+    options.make_preview = [] { return [](const PreviewRequest&) { raise(SIGUSR1); }; };
+    auto stopping = halves;
+    stopping.samples.every = 7;
+    EXPECT_TRUE(run_training(stopping, options, *alone_).stopped);
+    EXPECT_FALSE(run_training(halves, {}, *alone_).stopped);
+    auto a = metrics_of(whole), b = metrics_of(halves);
+    for (std::int64_t step = 1; step <= 20; ++step)
+      for (const char* key : {"loss", "grad_norm", "lr", "samples", "epoch"})
+        EXPECT_EQ(a[step][key], b[step][key]) << key << " of step " << step;
+  }
+}
+
+}  // namespace
+}  // namespace strata
