@@ -55,13 +55,14 @@ void evaluate(const Options& options, const std::string& folder) {
   if (with_gradients) gradients.emplace(unet.parameters(), exec.device());
   auto outcome = run(exec, unet, {unet.parameters(), flat}, example,
                      gradients ? &*gradients : nullptr, options.flag("recompute"));
+  Buffer here;  // the gradients, until they are written
   SafetensorsWriter writer;
   writer.add("prediction", std::move(outcome.prediction));
   const auto loss = static_cast<float>(outcome.loss);
   if (gradients) {
     writer.add("loss", view_of(&loss, {}));
     const ParameterTable& table = unet.parameters();
-    const Buffer here = gradients->on_host();
+    here = gradients->on_host();
     const Weights by_id(table, here);
     for (ParamId id = 0; id < table.size(); ++id) add_gradient(writer, table[id], by_id[id]);
   }
