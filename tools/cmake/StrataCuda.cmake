@@ -25,7 +25,7 @@ find_package(CUDNN 9.8 MODULE REQUIRED)
 find_package(NCCL MODULE REQUIRED)
 
 # FMT_USE_CONSTEXPR: fmt 9 switches its constexpr off for nvcc and then does not compile.
-set(_cuda --expt-relaxed-constexpr -Werror=all-warnings
+set(_cuda --expt-relaxed-constexpr --compress-mode=size -Werror=all-warnings
           -Xcompiler=-Wall,-Wextra,-Wno-missing-field-initializers)
 add_library(strata_cuda INTERFACE)
 target_compile_options(strata_cuda INTERFACE "$<$<COMPILE_LANGUAGE:CUDA>:${_cuda}>")
