@@ -26,7 +26,9 @@ inline double multiply_add_peak() {
     const double seconds = seconds_of([&] {
 #pragma omp parallel
       {
-        Vector sum[chains] = {}, factor = Vector{} + 0.999f;
+        Vector sum[chains], factor = Vector{} + 0.999f;
+        for (int c = 0; c < chains; ++c) sum[c] = Vector{} + static_cast<float>(c);
+        benchmark::DoNotOptimize(sum);  // equal chains would be computed once
         for (int i = 0; i < rounds; ++i)
           for (auto& s : sum) s = s * factor + factor;
         Vector total{};
