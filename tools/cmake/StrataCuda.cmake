@@ -20,7 +20,12 @@ if(NOT CMAKE_CUDA20_STANDARD_COMPILE_OPTION)
   set(CMAKE_CUDA20_EXTENSION_COMPILE_OPTION -std=c++20)
 endif()
 set(CMAKE_CUDA_STANDARD 20)
+# Where 3.25 is asked for, the module of CMake 3.25 sets a property of CUDA::nvToolsExt, which CUDA 13 no
+# longer has.
+set(_asked_for ${CMAKE_MINIMUM_REQUIRED_VERSION})
+set(CMAKE_MINIMUM_REQUIRED_VERSION 3.24)
 find_package(CUDAToolkit REQUIRED)
+set(CMAKE_MINIMUM_REQUIRED_VERSION ${_asked_for})
 find_package(CUDNN 9.8 MODULE REQUIRED)
 find_package(NCCL MODULE REQUIRED)
 
