@@ -44,6 +44,7 @@ Groups groups_of(const std::vector<std::string>& answers) {
 }  // namespace
 
 void check_replicas(Communicator& communicator, Tensor replica, const std::string& when) {
+  if (communicator.size() == 1) return;
   const auto groups = groups_of(communicator.all_gather_strings(hash_of(replica) + host_name()));
   if (groups.size() == 1) return;
   const auto most = std::max_element(
