@@ -3,8 +3,11 @@
 #include "kernels/ops.hpp"
 
 #include "kernels/backend.hpp"
+#include "kernels/portable/dispatch.hpp"
 
 namespace strata::ops {
+
+using portable::rows_of;
 
 namespace {
 
@@ -78,10 +81,6 @@ class Check {
   Device device_;
   const char* op_;
 };
-
-std::int64_t rows_of(const Tensor& t) {
-  return t.shape[-1] == 0 ? 0 : t.numel() / t.shape[-1];
-}
 
 /// (B+1) non-decreasing host offsets ending at `total`.
 void check_offsets(const char* op, const char* name, const Tensor& offsets, std::int64_t total) {

@@ -318,14 +318,6 @@ __global__ void __launch_bounds__(Cut::most_threads)
   });
 }
 
-template <class F>
-void with_activation(ops::Activation activation, F f) {
-  if (activation == ops::Activation::silu)
-    f(std::true_type{});
-  else
-    f(std::false_type{});
-}
-
 /// total (B,2,C) in the arena = partial (B, chunks, 2, C) summed over the chunks.
 Tensor join_chunks(Exec& exec, cudaStream_t stream, const Tensor& partial, const Cut& cut) {
   if (cut.chunks == 1) return partial;

@@ -8,6 +8,7 @@
 
 #include "core/tensor.hpp"
 #include "kernels/cuda/check.hpp"
+#include "kernels/portable/dispatch.hpp"
 
 namespace strata::cuda {
 
@@ -15,11 +16,6 @@ constexpr int warp_size = 32;
 
 inline std::int64_t ceil_div(std::int64_t a, std::int64_t b) {
   return (a + b - 1) / b;
-}
-
-/// Number of rows when the last axis is the row.
-inline std::int64_t rows_of(const Tensor& t) {
-  return t.shape[-1] == 0 ? 0 : t.numel() / t.shape[-1];
 }
 
 /// A grid's x extent; there are at most 2^31 - 1 blocks.
@@ -34,19 +30,7 @@ inline unsigned grid_side(std::int64_t count) {
   return static_cast<unsigned>(count);
 }
 
-/// Calls f with a value of the tensor's element type: f(float{}) or f(bf16{}).
-template <class F>
-void with_type(DType dtype, F f) {
-  if (dtype == DType::bf16)
-    f(bf16{});
-  else
-    f(float{});
-}
-
-template <class T>
-T* optional(const Tensor& t) {
-  return t ? t.as<T>() : nullptr;
-}
+using portable::optional, portable::rows_of, portable::with_activation, portable::with_type;
 
 /// n neighbouring elements, moved by the widest accesses that they fill.
 template <class T, int n>

@@ -1,14 +1,13 @@
 // Matrix products of layers: cuBLASLt on plain weights.
 
 #include "kernels/cuda/backend.hpp"
+#include "kernels/portable/dispatch.hpp"
 
 namespace strata::cuda {
 
-namespace {
+using portable::rows_of;
 
-std::int64_t rows_of(const Tensor& t) {
-  return t.shape[-1] == 0 ? 0 : t.numel() / t.shape[-1];
-}
+namespace {
 
 /// y (M,N) = x (M,K) w (N,K)^T.
 Product forward_product(const Tensor& x, std::int64_t n, std::int64_t k) {

@@ -3,17 +3,11 @@
 
 #include "core/tensor.hpp"
 #include "kernels/host/launch.hpp"
+#include "kernels/portable/dispatch.hpp"
 
 namespace strata::host {
 
-/// Calls f with a value of the tensor's element type: f(float{}) or f(bf16{}).
-template <class F>
-void with_type(DType dtype, F f) {
-  if (dtype == DType::bf16)
-    f(bf16{});
-  else
-    f(float{});
-}
+using portable::optional, portable::rows_of, portable::with_activation, portable::with_type;
 
 template <class T>
 struct Rows {
@@ -21,11 +15,6 @@ struct Rows {
   std::int64_t width;
   T* operator[](std::int64_t row) const { return data + row * width; }
 };
-
-/// Number of rows when the last axis is the row.
-inline std::int64_t rows_of(const Tensor& t) {
-  return t.shape[-1] == 0 ? 0 : t.numel() / t.shape[-1];
-}
 
 template <class T>
 void load_row(float* to, const T* from, std::int64_t count) {

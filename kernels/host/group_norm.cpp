@@ -235,14 +235,6 @@ void apply_gradient(Exec& exec, const Blocks& blocks, T* dx, const T* dy, const 
   });
 }
 
-template <class F>
-void with_activation(ops::Activation activation, F f) {
-  if (activation == ops::Activation::silu)
-    f(std::true_type{});
-  else
-    f(std::false_type{});
-}
-
 }  // namespace
 
 void HostBackend::group_norm(Exec& exec, Tensor y, Tensor stats, Tensor x, Tensor w, Tensor b,

@@ -28,11 +28,6 @@ Moments moments(const T* x, std::int64_t width, float eps) {
   return {mean, 1.0f / std::sqrt(squares / static_cast<float>(width) + eps)};
 }
 
-template <class T>
-T* optional(const Tensor& t) {
-  return t ? t.as<T>() : nullptr;
-}
-
 /// y[c] = value(c), which may read y[c]'s place before.
 template <class T, class Value>
 void fill_row(T* y, std::int64_t width, const Value& value) {
