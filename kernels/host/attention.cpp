@@ -1,21 +1,20 @@
-// Softmax attention on packed f32 tiles. Forward keeps a running maximum and sum over blocks of
-// keys (Dao et al., FlashAttention, 2022); backward recomputes the probabilities from the saved
-// log-sum-exp. A task is a head and some queries (forward) or a key head (backward): sums never
-// cross tasks, so threads cannot change them.
+// Softmax attention on packed tiles of the inputs' type, with sums and softmax in f32. Forward
+// keeps a running maximum and sum over blocks of keys (Dao et al., FlashAttention, 2022); backward
+// recomputes the probabilities from the saved log-sum-exp. A task is a head and some queries
+// (forward) or a key head (backward): sums never cross tasks, so threads cannot change them.
 
 #include <cmath>
 #include <limits>
-#include <utility>
 
 #include "kernels/host/backend.hpp"
 #include "kernels/host/dispatch.hpp"
 #include "kernels/host/softmax.hpp"
+#include "kernels/host/tile_packing.hpp"
 
 namespace strata::host {
 
 namespace {
 
-constexpr std::int64_t panel = 64;       // keys packed together
 constexpr std::int64_t key_block = 256;  // keys between two updates of the running maximum
 static_assert(key_block <= longest_scores);
 constexpr std::int64_t query_tile = 24;   // queries whose scores are in cache at once
@@ -58,61 +57,49 @@ struct Layout {
   }
 };
 
-/// Swaps, in each square of 2 `span` rows and columns, the upper right quarter with the lower left.
-template <int span, int... i>
-void exchange(detail::Vector* rows, std::integer_sequence<int, i...>) {
-#pragma GCC unroll 16
-  for (int r = 0; r < lane; ++r) {
-    if (r & span) continue;
-    const detail::Vector a = rows[r], b = rows[r + span];
-    rows[r] = __builtin_shufflevector(a, b, (i & span ? lane + i - span : i)...);
-    rows[r + span] = __builtin_shufflevector(a, b, (i & span ? lane + i : i + span)...);
-  }
-}
-
-/// to (16,16) with rows `panel` apart = the transpose of 16 rows of 16, `pitch` apart.
+/// scores (rows, key_block) = factor A (rows, depth) times `keys` (whole lanes) packed keys from
+/// panel `first_key` / 64.
 template <class T>
-void transpose_square(float* to, const T* from, std::int64_t pitch) {
-  constexpr auto columns = std::make_integer_sequence<int, lane>();
-  detail::Vector rows[lane];
-#pragma GCC unroll 16
-  for (int r = 0; r < lane; ++r)
-    for (int c = 0; c < lane; ++c) rows[r][c] = to_float(from[r * pitch + c]);
-  exchange<1>(rows, columns);
-  exchange<2>(rows, columns);
-  exchange<4>(rows, columns);
-  exchange<8>(rows, columns);
-#pragma GCC unroll 16
-  for (int c = 0; c < lane; ++c) std::memcpy(to + c * panel, &rows[c], sizeof rows[c]);
-}
-
-/// to (panels, D, 64) f32: the transpose of each panel of 64 rows, rows past `rows` zero.
-template <class T>
-void pack_panels(float* to, const T* from, std::int64_t pitch, std::int64_t width,
-                 std::int64_t rows) {
-  const std::int64_t whole_columns = width / lane * lane;
-  for (std::int64_t first = 0; first < rows; first += panel) {
-    const std::int64_t count = std::min(panel, rows - first), whole_rows = count / lane * lane;
-    if (count < panel) std::fill_n(to, width * panel, 0.0f);
-    for (std::int64_t r = 0; r < whole_rows; r += lane)
-      for (std::int64_t c = 0; c < whole_columns; c += lane)
-        transpose_square(to + c * panel + r, from + (first + r) * pitch + c, pitch);
-    for (std::int64_t r = 0; r < count; ++r) {
-      const T* row = from + (first + r) * pitch;
-      for (std::int64_t c = r < whole_rows ? whole_columns : 0; c < width; ++c)
-        to[c * panel + r] = to_float(row[c]);
-    }
-    to += width * panel;
-  }
-}
-
-/// scores (rows, key_block) = A (rows, width) times `keys` (whole lanes) packed keys from panel
-/// `first_key` / 64.
-void scores_of(float* scores, std::int64_t rows, const float* a, std::int64_t a_row,
-               const float* panels, std::int64_t width, std::int64_t first_key, std::int64_t keys) {
+void scores_of(float* scores, std::int64_t rows, const Unit* a, const Unit* panels,
+               std::int64_t depth, std::int64_t first_key, std::int64_t keys, float factor) {
   for (std::int64_t key = 0; key < keys; key += panel)
-    tile_product(rows, std::min(panel, keys - key), width, {a, a_row, 1},
-                 panels + (first_key + key) * width, panel, scores + key, key_block, false);
+    tile_product<T>(rows, std::min(panel, keys - key), depth, {a, depth, 1},
+                    panels + (first_key + key) * depth, panel, scores + key, key_block, factor,
+                    false);
+}
+
+/// Rows of scores (rows, key_block) as a left operand that sums over keys: themselves, or rounded
+/// into `to`.
+template <class T>
+TileView over_keys(Unit* to, const float* scores, std::int64_t rows, std::int64_t keys) {
+  if constexpr (unit_values<T> == 1) {
+    return {reinterpret_cast<const Unit*>(scores), key_block, 1};
+  } else {
+    constexpr std::int64_t pitch = key_block / unit_values<T>;
+    for (std::int64_t r = 0; r < rows; ++r)
+      store_row(reinterpret_cast<T*>(to + r * pitch), scores + r * key_block, keys);
+    return {to, pitch, 1};
+  }
+}
+
+/// Their transpose, which sums over rows.
+template <class T>
+TileView over_rows(Unit* to, const float* scores, std::int64_t rows, std::int64_t keys) {
+  if constexpr (unit_values<T> == 1) {
+    return {reinterpret_cast<const Unit*>(scores), 1, key_block};
+  } else {
+    for (std::int64_t r = 0; r < rows; r += 2) {
+      const float* first = scores + r * key_block;
+      const float* second = first + key_block;
+      Unit* pairs = to + r / 2 * key_block;
+      if (r + 1 < rows)
+        for (std::int64_t i = 0; i < keys; ++i)
+          pairs[i] = to_bf16(first[i]).bits | static_cast<Unit>(to_bf16(second[i]).bits) << 16;
+      else
+        for (std::int64_t i = 0; i < keys; ++i) pairs[i] = to_bf16(first[i]).bits;
+    }
+    return {to, 1, key_block};
+  }
 }
 
 struct Range {
@@ -187,24 +174,26 @@ struct Forward {
   const float* bias;  // (heads, 2 reach + 1) by distance, or none
   std::int64_t reach;
 
+  std::int64_t depth() const { return units_of<T>(at.width); }
   std::int64_t scratch_bytes() const {
-    return 4 *
-           (2 * keys_capacity * at.padded_width + query_tile * (2 * at.padded_width + key_block));
+    return 4 * (keys_capacity * (depth() + at.padded_width / unit_values<T>)+query_tile *
+                (depth() + at.padded_width + 2 * key_block));
   }
 
   void task(std::int64_t b, std::int64_t head, std::int64_t first, std::int64_t count,
-            float* scratch) const {
+            Unit* scratch) const {
     const Span span = at.span(b);
     const std::int64_t key_head = head / (at.heads / at.key_heads);
     const std::int64_t key_pitch = at.key_heads * at.width;
     const std::int64_t key_at = span.k_begin * key_pitch + key_head * at.width;
-    float* panels = scratch;
-    float* values = panels + keys_capacity * at.padded_width;
-    float* tile = values + keys_capacity * at.padded_width;
+    const std::int64_t value_units = units_of<T>(span.k_count);
+    Unit* panels = scratch;
+    Unit* values = panels + keys_capacity * depth();
+    Unit* tile = values + keys_capacity / unit_values<T> * at.padded_width;
     pack_panels(panels, k + key_at, key_pitch, at.width, span.k_count);
-    pack_rows(values, at.padded_width, v + key_at, key_pitch, at.width, span.k_count);
-    std::fill(values + span.k_count * at.padded_width,
-              values + round_up(span.k_count, lane) * at.padded_width, 0.0f);
+    pack_row_units(values, at.padded_width, v + key_at, key_pitch, at.width, span.k_count);
+    std::fill(values + value_units * at.padded_width,
+              values + units_of<T>(round_up(span.k_count, lane)) * at.padded_width, Unit{0});
     for (std::int64_t query = first; query < first + count; query += query_tile) {
       const std::int64_t rows = std::min(query_tile, first + count - query);
       queries(span, head, query, rows, panels, values, tile);
@@ -225,15 +214,16 @@ struct Forward {
 
   /// Rows [query, query + rows) of a sequence.
   void queries(const Span& span, std::int64_t head, std::int64_t query, std::int64_t rows,
-               const float* panels, const float* values, float* scratch) const {
+               const Unit* panels, const Unit* values, Unit* scratch) const {
     const std::int64_t pitch = at.heads * at.width, padded = at.padded_width;
     const std::int64_t row = (span.q_begin + query) * pitch + head * at.width;
     const std::int64_t stat = (span.q_begin + query) * at.heads + head;
     const std::int64_t keys = span.k_count, position = query + span.first_position();
-    float* scaled = scratch;
-    float* out = scaled + query_tile * padded;
+    Unit* tile = scratch;
+    auto* out = reinterpret_cast<float*>(tile + query_tile * depth());
     float* scores = out + query_tile * padded;
-    pack_rows(scaled, padded, q + row, pitch, at.width, rows, p.scale);
+    auto* rounded = reinterpret_cast<Unit*>(scores + query_tile * key_block);
+    pack_rows(tile, q + row, pitch, at.width, rows);
     std::fill_n(out, rows * padded, 0.0f);
     Running running;
     std::fill_n(running.largest, rows, -std::numeric_limits<float>::infinity());
@@ -241,11 +231,12 @@ struct Forward {
     const Range seen = visible(p, position, position + rows - 1, keys);
     for (std::int64_t key = seen.begin / panel * panel; key < seen.end; key += key_block) {
       const Block block{position, key, std::min(key_block, seen.end - key), keys};
-      scores_of(scores, rows, scaled, padded, panels, at.width, key, block.padded_keys());
+      scores_of<T>(scores, rows, tile, panels, depth(), key, block.padded_keys(), p.scale);
       shape_scores(scores, rows, head, block);
       soften_block(scores, out, padded, rows, block, running, p);
-      tile_product(rows, padded, block.padded_keys(), {scores, key_block, 1}, values + key * padded,
-                   padded, out, padded, true);
+      tile_product<T>(rows, padded, units_of<T>(block.padded_keys()),
+                      over_keys<T>(rounded, scores, rows, block.padded_keys()),
+                      values + key / unit_values<T> * padded, padded, out, padded, 1.0f, true);
     }
     for (std::int64_t r = 0; r < rows; ++r) {
       const float inverse = keys == 0 ? 0.0f : 1.0f / running.sum[r];
@@ -266,31 +257,37 @@ struct Backward {
   const float* lse;
   std::int64_t keys_capacity;
 
+  std::int64_t depth() const { return units_of<T>(at.width); }
   std::int64_t scratch_bytes() const {
-    return 4 * (5 * keys_capacity * at.padded_width +
-                query_tile * (3 * at.padded_width + 2 * key_block));
+    const std::int64_t padded = at.padded_width, paired = padded / unit_values<T>;
+    return 4 * (keys_capacity * (2 * depth() + paired + 2 * padded) +
+                query_tile * (2 * depth() + 2 * paired + padded + 4 * key_block));
   }
 
   /// All queries of all heads that share key head `key_head` in sequence b.
-  void task(std::int64_t b, std::int64_t key_head, float* scratch) const {
+  void task(std::int64_t b, std::int64_t key_head, Unit* scratch) const {
     const Span span = at.span(b);
-    const std::int64_t key_pitch = at.key_heads * at.width, size = keys_capacity * at.padded_width;
+    const std::int64_t key_pitch = at.key_heads * at.width;
     const std::int64_t key_at = span.k_begin * key_pitch + key_head * at.width;
-    const std::int64_t padded_keys = round_up(span.k_count, lane);
-    const Packed packed{scratch, scratch + size, scratch + 2 * size, scratch + 3 * size,
-                        scratch + 4 * size};
+    const std::int64_t padded_keys = round_up(span.k_count, lane), padded = at.padded_width;
+    Packed packed;
+    packed.key_panels = scratch;
+    packed.value_panels = packed.key_panels + keys_capacity * depth();
+    packed.keys = packed.value_panels + keys_capacity * depth();
+    packed.dkeys = reinterpret_cast<float*>(packed.keys + keys_capacity / unit_values<T> * padded);
+    packed.dvalues = packed.dkeys + keys_capacity * padded;
+    auto* tiles = reinterpret_cast<Unit*>(packed.dvalues + keys_capacity * padded);
     pack_panels(packed.key_panels, k + key_at, key_pitch, at.width, span.k_count);
     pack_panels(packed.value_panels, v + key_at, key_pitch, at.width, span.k_count);
-    pack_rows(packed.keys, at.padded_width, k + key_at, key_pitch, at.width, span.k_count);
-    std::fill(packed.keys + span.k_count * at.padded_width,
-              packed.keys + padded_keys * at.padded_width, 0.0f);
-    std::fill_n(packed.dkeys, padded_keys * at.padded_width, 0.0f);
-    std::fill_n(packed.dvalues, padded_keys * at.padded_width, 0.0f);
+    pack_row_units(packed.keys, padded, k + key_at, key_pitch, at.width, span.k_count);
+    std::fill(packed.keys + units_of<T>(span.k_count) * padded,
+              packed.keys + units_of<T>(padded_keys) * padded, Unit{0});
+    std::fill_n(packed.dkeys, padded_keys * padded, 0.0f);
+    std::fill_n(packed.dvalues, padded_keys * padded, 0.0f);
     const std::int64_t group = at.heads / at.key_heads;
     for (std::int64_t head = key_head * group; head < (key_head + 1) * group; ++head)
       for (std::int64_t query = 0; query < span.q_count; query += query_tile)
-        queries(span, head, query, std::min(query_tile, span.q_count - query), packed,
-                scratch + 5 * size);
+        queries(span, head, query, std::min(query_tile, span.q_count - query), packed, tiles);
     for (std::int64_t key = 0; key < span.k_count; ++key) {
       store_row(dk + key_at + key * key_pitch, packed.dkeys + key * at.padded_width, at.width);
       store_row(dv + key_at + key * key_pitch, packed.dvalues + key * at.padded_width, at.width);
@@ -299,35 +296,46 @@ struct Backward {
 
  private:
   struct Packed {
-    float *key_panels, *value_panels, *keys, *dkeys, *dvalues;
+    Unit *key_panels, *value_panels;  // right operands that sum over the width
+    Unit* keys;                       // and over keys
+    float *dkeys, *dvalues;           // (keys, padded width)
   };
 
   void queries(const Span& span, std::int64_t head, std::int64_t query, std::int64_t rows,
-               const Packed& packed, float* scratch) const {
+               const Packed& packed, Unit* scratch) const {
     const std::int64_t pitch = at.heads * at.width, padded = at.padded_width;
+    const std::int64_t paired = query_tile / unit_values<T> * padded, width = depth();
     const std::int64_t row = (span.q_begin + query) * pitch + head * at.width;
     const float* logs = lse + (span.q_begin + query) * at.heads + head;
-    float* scaled = scratch;
-    float* gradient = scaled + query_tile * padded;
-    float* dscaled = gradient + query_tile * padded;
-    float* scores = dscaled + query_tile * padded;
+    Unit* tile = scratch;  // q and dout, by row and by unit of rows
+    Unit* gradient = tile + query_tile * width;
+    Unit* tile_units = gradient + query_tile * width;
+    Unit* gradient_units = tile_units + paired;
+    auto* dtile = reinterpret_cast<float*>(gradient_units + paired);
+    float* scores = dtile + query_tile * padded;
     float* dscores = scores + query_tile * key_block;
-    pack_rows(scaled, padded, q + row, pitch, at.width, rows, p.scale);
-    pack_rows(gradient, padded, dout + row, pitch, at.width, rows);
-    std::fill_n(dscaled, rows * padded, 0.0f);
+    auto* rounded = reinterpret_cast<Unit*>(dscores + query_tile * key_block);
+    Unit* drounded = rounded + query_tile * key_block;
+    pack_rows(tile, q + row, pitch, at.width, rows);
+    pack_rows(gradient, dout + row, pitch, at.width, rows);
+    pack_row_units(tile_units, padded, q + row, pitch, at.width, rows);
+    pack_row_units(gradient_units, padded, dout + row, pitch, at.width, rows);
+    std::fill_n(dtile, rows * padded, 0.0f);
     float correction[query_tile];  // dout . o
     for (std::int64_t r = 0; r < rows; ++r) {
-      correction[r] = 0;
-      for (std::int64_t c = 0; c < at.width; ++c)
-        correction[r] += gradient[r * padded + c] * to_float(o[row + r * pitch + c]);
+      const T *g = dout + row + r * pitch, *y = o + row + r * pitch;
+      float sum = 0;
+#pragma omp simd reduction(+ : sum)
+      for (std::int64_t c = 0; c < at.width; ++c) sum += to_float(g[c]) * to_float(y[c]);
+      correction[r] = sum;
     }
     const std::int64_t position = query + span.first_position();
     const std::int64_t end = visible(p, position, position + rows - 1, span.k_count).end;
     for (std::int64_t key = 0; key < end; key += key_block) {
       const std::int64_t count = std::min(key_block, span.k_count - key);
       const std::int64_t keys = round_up(count, lane);
-      scores_of(scores, rows, scaled, padded, packed.key_panels, at.width, key, keys);
-      scores_of(dscores, rows, gradient, padded, packed.value_panels, at.width, key, keys);
+      scores_of<T>(scores, rows, tile, packed.key_panels, width, key, keys, p.scale);
+      scores_of<T>(dscores, rows, gradient, packed.value_panels, width, key, keys, 1.0f);
       for (std::int64_t r = 0; r < rows; ++r) {
         float* probability = scores + r * key_block;
         float* d = dscores + r * key_block;
@@ -335,16 +343,17 @@ struct Backward {
         exponentiate(probability, within(seen, key, count).end, keys, logs[r * at.heads]);
         for (std::int64_t i = 0; i < keys; ++i) d[i] = probability[i] * (d[i] - correction[r]);
       }
-      tile_product(keys, padded, rows, {scores, 1, key_block}, gradient, padded,
-                   packed.dvalues + key * padded, padded, true);
-      tile_product(keys, padded, rows, {dscores, 1, key_block}, scaled, padded,
-                   packed.dkeys + key * padded, padded, true);
-      tile_product(rows, padded, keys, {dscores, key_block, 1}, packed.keys + key * padded, padded,
-                   dscaled, padded, true);
+      const std::int64_t row_units = units_of<T>(rows);
+      tile_product<T>(keys, padded, row_units, over_rows<T>(rounded, scores, rows, keys),
+                      gradient_units, padded, packed.dvalues + key * padded, padded, 1.0f, true);
+      tile_product<T>(keys, padded, row_units, over_rows<T>(drounded, dscores, rows, keys),
+                      tile_units, padded, packed.dkeys + key * padded, padded, p.scale, true);
+      tile_product<T>(rows, padded, units_of<T>(keys), over_keys<T>(rounded, dscores, rows, keys),
+                      packed.keys + key / unit_values<T> * padded, padded, dtile, padded, p.scale,
+                      true);
     }
     for (std::int64_t r = 0; r < rows; ++r)
-      for (std::int64_t c = 0; c < at.width; ++c)
-        dq[row + r * pitch + c] = from_float<T>(dscaled[r * padded + c] * p.scale);
+      store_row(dq + row + r * pitch, dtile + r * padded, at.width);
   }
 };
 
@@ -369,7 +378,7 @@ void HostBackend::attention(Exec& exec, Tensor o, Tensor lse, Tensor q, Tensor k
                              bias ? bias.shape[1] / 2 : 0};
     for_tasks_with_scratch(exec, at.batch * at.heads * chunks, forward.scratch_bytes(),
                            [&](std::int64_t task, std::byte* memory) {
-                             auto* scratch = reinterpret_cast<float*>(memory);
+                             auto* scratch = reinterpret_cast<Unit*>(memory);
                              const std::int64_t b = task / (at.heads * chunks);
                              const std::int64_t first = task % chunks * query_task;
                              const std::int64_t left = at.span(b).q_count - first;
@@ -391,7 +400,7 @@ void HostBackend::attention_backward(Exec& exec, Tensor dq, Tensor dk, Tensor dv
         q.as<T>(), k.as<T>(), v.as<T>(),  o.as<T>(),  lse.as<float>(), at.longest_keys()};
     for_tasks_with_scratch(exec, at.batch * at.key_heads, backward.scratch_bytes(),
                            [&](std::int64_t task, std::byte* memory) {
-                             auto* scratch = reinterpret_cast<float*>(memory);
+                             auto* scratch = reinterpret_cast<Unit*>(memory);
                              backward.task(task / at.key_heads, task % at.key_heads, scratch);
                            });
   });

@@ -14,6 +14,21 @@ namespace {
 constexpr std::int64_t page = ops::page_positions;
 static_assert(page <= longest_scores && page % lane == 0);
 
+/// to (rows, padded) f32 from rows of a (T,N,D) tensor, columns padded with zeros.
+template <class T>
+void widen_rows(float* to, std::int64_t padded, const T* from, std::int64_t pitch,
+                std::int64_t width, std::int64_t rows, float factor = 1.0f) {
+  for (std::int64_t r = 0; r < rows; ++r) {
+    const T* row = from + r * pitch;
+    for (std::int64_t c = 0; c < width; ++c) to[r * padded + c] = to_float(row[c]) * factor;
+    std::fill(to + r * padded + width, to + (r + 1) * padded, 0.0f);
+  }
+}
+
+const Unit* units(const float* values) {
+  return reinterpret_cast<const Unit*>(values);
+}
+
 template <class T>
 struct Paged {
   std::int64_t heads, key_heads, width, padded, pages_a_row;
@@ -32,7 +47,7 @@ struct Paged {
     float* page_keys = scratch;
     float* page_values = page_keys + page * padded;
     Queries of{page_values + page * padded, group(), padded};
-    pack_rows(of.scaled(), padded, q + row, width, width, group(), p.scale);
+    widen_rows(of.scaled(), padded, q + row, width, width, group(), p.scale);
     std::fill_n(of.out(), group() * padded, 0.0f);
     std::fill_n(of.largest(), group(), -std::numeric_limits<float>::infinity());
     std::fill_n(of.sum(), group(), 0.0f);
@@ -42,7 +57,7 @@ struct Paged {
       const std::int64_t block = pages[b * pages_a_row + at / page] * key_heads + key_head;
       const std::int64_t count = std::min(page, length - at);
       load_row(page_keys, keys + block * page * width, page * width);
-      pack_rows(page_values, padded, values + block * page * width, width, width, count);
+      widen_rows(page_values, padded, values + block * page * width, width, width, count);
       std::fill(page_values + count * padded, page_values + round_up(count, lane) * padded, 0.0f);
       attend(of, page_keys, page_values, std::max<std::int64_t>(0, first - at), count);
     }
@@ -68,8 +83,8 @@ struct Paged {
               std::int64_t begin, std::int64_t count) const {
     constexpr float unseen = -1e38f;  // its exponential is 0 beside the maximum's
     const std::int64_t places = round_up(count, lane);
-    tile_product(of.group, places, width, {of.scaled(), padded, 1}, page_keys, page, of.scores(),
-                 page, false);
+    tile_product<float>(of.group, places, width, {units(of.scaled()), padded, 1}, units(page_keys),
+                        page, of.scores(), page, 1.0f, false);
     for (std::int64_t r = 0; r < of.group; ++r) {
       float* row = of.scores() + r * page;
       std::fill(row + count, row + places, 0.0f);
@@ -83,8 +98,8 @@ struct Paged {
       if (shrink != 1.0f)
         for (std::int64_t c = 0; c < padded; ++c) of.out()[r * padded + c] *= shrink;
     }
-    tile_product(of.group, padded, places, {of.scores(), page, 1}, page_values, padded, of.out(),
-                 padded, true);
+    tile_product<float>(of.group, padded, places, {units(of.scores()), page, 1}, units(page_values),
+                        padded, of.out(), padded, 1.0f, true);
   }
 };
 

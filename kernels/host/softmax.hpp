@@ -1,6 +1,5 @@
 #pragma once
-// Rows of scores on their way through a softmax, and the packing of f32 tiles: what the attention
-// kernels share.
+// Rows of scores on their way through a softmax.
 
 #include <algorithm>
 #include <array>
@@ -13,17 +12,6 @@ namespace strata::host {
 
 /// Scores that one call takes at most.
 inline constexpr std::int64_t longest_scores = 256;
-
-/// to (rows, padded) f32 from rows of a (T,N,D) tensor, columns padded with zeros.
-template <class T>
-void pack_rows(float* to, std::int64_t padded, const T* from, std::int64_t pitch,
-               std::int64_t width, std::int64_t rows, float factor = 1.0f) {
-  for (std::int64_t r = 0; r < rows; ++r) {
-    const T* row = from + r * pitch;
-    for (std::int64_t c = 0; c < width; ++c) to[r * padded + c] = to_float(row[c]) * factor;
-    std::fill(to + r * padded + width, to + (r + 1) * padded, 0.0f);
-  }
-}
 
 /// 0, 1, 2, ...: a comparison with it is a mask. (Comparing the loop's counter itself makes the
 /// compiler split the loop in two, the second scalar.)

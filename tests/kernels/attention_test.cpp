@@ -7,10 +7,8 @@ namespace {
 
 class Attention : public OpTest {
  protected:
-  /// Only there are probabilities rounded before they are multiplied.
-  Array on_tensor_cores(const Array& noise) const {
-    return type() == DType::bf16 && !(GetParam().device == host_device) ? noise : Array{};
-  }
+  /// Probabilities are rounded before they are multiplied.
+  Array of_rounding(const Array& noise) const { return type() == DType::bf16 ? noise : Array{}; }
   /// Two independent errors.
   static Array both(Array a, const Array& b) {
     for (std::int64_t i = 0; i < b.size(); ++i) a[i] = std::hypot(a[i], b[i]);
@@ -52,8 +50,8 @@ TEST_P(Attention, Forward) {
       ops::attention(exec, z, {}, q, k, v, offsets(c.q), offsets(c.k), p);
     });
     const auto want = reference::attention(values(q), values(k), values(v), c.q, c.k, p);
-    expect_close("o", o, want.o, {type(), longest(c)}, on_tensor_cores(want.o_noise));
-    expect_close("z", z, want.o, {type(), longest(c)}, on_tensor_cores(want.o_noise));
+    expect_close("o", o, want.o, {type(), longest(c)}, of_rounding(want.o_noise));
+    expect_close("z", z, want.o, {type(), longest(c)}, of_rounding(want.o_noise));
     for (std::int64_t i = 0; i < lse.numel(); ++i) {
       const double got = lse.as<float>()[i];
       if (std::isinf(want.lse[i])) continue;  // a sequence without keys: not used
@@ -95,8 +93,7 @@ TEST_P(Attention, ByPosition) {
         [&](Exec& exec) { ops::attention(exec, o, {}, q, k, v, offsets(c.q), offsets(c.k), p); });
     const auto want = reference::attention(values(q), values(k), values(v), c.q, c.k, p);
     // Scores reach 4 sqrt(width) in size: their rounding shifts probabilities by as much.
-    expect_close("o", o, want.o, {type(), 16 * (c.width + c.k.back())},
-                 on_tensor_cores(want.o_noise));
+    expect_close("o", o, want.o, {type(), 16 * (c.width + c.k.back())}, of_rounding(want.o_noise));
   }
 }
 
@@ -137,11 +134,11 @@ TEST_P(Attention, Backward) {
     });
     const auto want =
         reference::attention_backward(values(dout), values(q), values(k), values(v), c.q, c.k, p);
-    const Array dq_noise = both(want.dq_noise, on_tensor_cores(want.dq_rounding));
-    const Array dk_noise = both(want.dk_noise, on_tensor_cores(want.dk_rounding));
+    const Array dq_noise = both(want.dq_noise, of_rounding(want.dq_rounding));
+    const Array dk_noise = both(want.dk_noise, of_rounding(want.dk_rounding));
     expect_close("dq", dq, want.dq, {type(), longest(c)}, dq_noise);
     expect_close("dk", dk, want.dk, {type(), longest(c)}, dk_noise);
-    expect_close("dv", dv, want.dv, {type(), longest(c)}, on_tensor_cores(want.dv_rounding));
+    expect_close("dv", dv, want.dv, {type(), longest(c)}, of_rounding(want.dv_rounding));
   }
 }
 
