@@ -12,8 +12,7 @@ namespace {
 template <class To, class F, class... From>
 void map(Exec& exec, To* y, std::int64_t count, F f, const From*... x) {
   for_elements(exec, count, [=](std::int64_t begin, std::int64_t end) {
-#pragma omp simd
-    for (std::int64_t i = begin; i < end; ++i) y[i] = from_float<To>(f(to_float(x[i])...));
+    fill_row(y, begin, end, [=]([[maybe_unused]] std::int64_t i) { return f(to_float(x[i])...); });
   });
 }
 

@@ -28,13 +28,6 @@ Moments moments(const T* x, std::int64_t width, float eps) {
   return {mean, 1.0f / std::sqrt(squares / static_cast<float>(width) + eps)};
 }
 
-/// y[c] = value(c), which may read y[c]'s place before.
-template <class T, class Value>
-void fill_row(T* y, std::int64_t width, const Value& value) {
-#pragma omp simd
-  for (std::int64_t c = 0; c < width; ++c) y[c] = from_float<T>(value(c));
-}
-
 /// dx of one row, and the row's part of dw and db added to sum_w and sum_b.
 template <class T>
 void row_gradient(T* dx, const T* dy, const T* x, const T* w, const float* stats,
@@ -82,11 +75,11 @@ void HostBackend::layer_norm(Exec& exec, Tensor y, Tensor stats, Tensor x, Tenso
         return (to_float(source[c]) - m.mean) * m.inverse_std;
       };
       if (weight)
-        fill_row(target, width, [=](std::int64_t c) {
+        fill_row(target, 0, width, [=](std::int64_t c) {
           return normalised(c) * to_float(weight[c]) + to_float(bias[c]);
         });
       else
-        fill_row(target, width, normalised);
+        fill_row(target, 0, width, normalised);
     });
   });
 }
@@ -134,13 +127,14 @@ void HostBackend::rms_norm(Exec& exec, Tensor y, Tensor x, Tensor w, float eps,
       const float factor = 1.0f / std::sqrt(squares / static_cast<float>(width) + eps);
       T* target = to[row];
       if (scale == ops::RmsScale::one_plus_weight)
-        fill_row(target, width, [=](std::int64_t c) {
+        fill_row(target, 0, width, [=](std::int64_t c) {
           return to_float(source[c]) * factor * (1.0f + to_float(weight[c]));
         });
-      else
-        fill_row(target, width, [=](std::int64_t c) {
-          return to_float(from_float<T>(to_float(source[c]) * factor)) * to_float(weight[c]);
-        });
+      else {
+        fill_row(target, 0, width, [=](std::int64_t c) { return to_float(source[c]) * factor; });
+        fill_row(target, 0, width,
+                 [=](std::int64_t c) { return to_float(target[c]) * to_float(weight[c]); });
+      }
     });
   });
 }
