@@ -2,6 +2,7 @@
 // What a backend is: every op of ops.hpp, called after the checks, and the state that they share.
 // One implementation a vendor (host/backend.hpp); the declarations mirror ops.hpp.
 
+#include <functional>
 #include <span>
 
 #include "kernels/ops.hpp"
@@ -92,6 +93,9 @@ namespace host {
 std::unique_ptr<Backend> make_backend(int threads);
 /// The CPUs that this process may use, or OMP_NUM_THREADS.
 int default_threads();
+/// task(thread, index) for each index of [0, count): each thread takes the next that nobody has.
+void run_team(int threads, std::int64_t count,
+              const std::function<void(int thread, std::int64_t index)>& task);
 void* allocate(std::size_t bytes);
 void release(void* data) noexcept;
 }  // namespace host

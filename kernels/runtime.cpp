@@ -22,6 +22,19 @@ Exec::Exec(Exec&&) noexcept = default;
 
 void Exec::weights_changed() {
   backend_->weights_changed();
+  for (const auto& one : team_) one->weights_changed();
+}
+
+void Exec::for_each_task(std::int64_t count,
+                         const std::function<void(Exec& one, std::int64_t task)>& body) {
+  if (!(device() == host_device) || threads_ == 1 || count < threads_) {
+    for (std::int64_t task = 0; task < count; ++task) body(*this, task);
+    return;
+  }
+  while (std::ssize(team_) < threads_) team_.push_back(std::make_unique<Exec>(host_device, 1));
+  host::run_team(threads_, count, [&](int thread, std::int64_t task) {
+    body(*team_[static_cast<std::size_t>(thread)], task);
+  });
 }
 
 void Exec::synchronize() {

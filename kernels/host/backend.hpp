@@ -79,10 +79,11 @@ class HostBackend final : public Backend {
   void accumulate(Exec&, Tensor a, Tensor b) override;
 
  private:
-  /// The product of `rows` rows; packed_rows choose the weight's layout, fewer take that one.
-  /// alone: to be run by each of several threads on its own rows.
+  /// The layout of packed weights: what one thread wants for packed_rows rows, whoever asks.
+  const dnnl::memory::desc& packed_layout(DType dtype, std::int64_t n, std::int64_t k);
+  /// The product of `rows` rows with a packed weight, on `threads` threads.
   const Call& packed_call(DType dtype, std::int64_t rows, std::int64_t n, std::int64_t k, bool bias,
-                          bool alone);
+                          int threads);
   /// dw (N,K) f32 += dy (M,N)^T x (M,K), the same bits for any number of threads.
   void weight_gradient(Exec&, Tensor dw, Tensor dy, Tensor x);
   /// dw (N,R,S,C) f32 += the convolution's weight gradient, likewise.

@@ -1,7 +1,13 @@
 #include "kernels/host/launch.hpp"
 
+#include <omp.h>
+
 #include <Kokkos_Core.hpp>
+#include <atomic>
+#include <exception>
 #include <mutex>
+
+#include "kernels/backend.hpp"
 
 namespace strata::host {
 
@@ -38,6 +44,23 @@ void launch(Exec& exec, std::int64_t rows, std::int64_t grain, RowBlock body) {
 #pragma omp parallel for num_threads(threads) schedule(static)
   for (int thread = 0; thread < threads; ++thread)
     run(blocks * thread / threads, blocks * (thread + 1) / threads);
+}
+
+void run_team(int threads, std::int64_t count,
+              const std::function<void(int thread, std::int64_t index)>& task) {
+  ensure_kokkos();
+  std::atomic<std::int64_t> next = 0;
+  std::exception_ptr failure;
+  std::once_flag failed;
+#pragma omp parallel num_threads(threads)
+  try {
+    for (std::int64_t index = next++; index < count; index = next++)
+      task(omp_get_thread_num(), index);
+  } catch (...) {
+    next = count;
+    std::call_once(failed, [&] { failure = std::current_exception(); });
+  }
+  if (failure) std::rethrow_exception(failure);
 }
 
 }  // namespace strata::host

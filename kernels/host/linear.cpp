@@ -92,25 +92,33 @@ void HostBackend::linear(Exec& exec, Tensor y, Tensor x, Tensor w, Tensor b) {
   if (rows != m) std::memcpy(y.data, target.data, y.bytes());
 }
 
+const memory::desc& HostBackend::packed_layout(DType dtype, std::int64_t n, std::int64_t k) {
+  const CallKey key{Kind::packed_layout, static_cast<std::int64_t>(dtype), {n, k}};
+  return vendor_
+      .call(key,
+            [&] {
+              const ThreadScope one(1);
+              return make_product(vendor_.engine(), dtype, ops::packed_rows,
+                                  any_matrix(dtype, k, n), false);
+            })
+      .w;
+}
+
 const Call& HostBackend::packed_call(DType dtype, std::int64_t rows, std::int64_t n, std::int64_t k,
-                                     bool bias, bool alone) {
-  const int threads = alone ? 1 : vendor_.threads();
-  return vendor_.call(
-      {Kind::packed_linear, static_cast<std::int64_t>(dtype), {rows, n, k, bias, threads}}, [&] {
-        const bool decides = rows == ops::packed_rows && !alone;  // the layout, for all others
-        const memory::desc w = decides ? any_matrix(dtype, k, n)
-                                       : packed_call(dtype, ops::packed_rows, n, k, bias, false).w;
-        const ThreadScope scope(threads);
-        return make_product(vendor_.engine(), dtype, rows, w, bias);
-      });
+                                     bool bias, int threads) {
+  const CallKey key{
+      Kind::packed_linear, static_cast<std::int64_t>(dtype), {rows, n, k, bias, threads}};
+  return vendor_.call(key, [&] {
+    const memory::desc& w = packed_layout(dtype, n, k);
+    const ThreadScope scope(threads);
+    return make_product(vendor_.engine(), dtype, rows, w, bias);
+  });
 }
 
 Buffer HostBackend::pack(Exec&, Tensor w) {
   const std::int64_t n = w.shape[0], k = w.shape[1];
   const ThreadScope threads(vendor_.threads());
-  const memory::desc wanted = packed_call(w.dtype, ops::packed_rows, n, k, false, false).w;
-  STRATA_CHECK(wanted == packed_call(w.dtype, ops::packed_rows, n, k, true, false).w,
-               "a bias changes the layout");
+  const memory::desc& wanted = packed_layout(w.dtype, n, k);
   const auto plain = matrix(w.dtype, k, n, true);
   const auto size = static_cast<std::int64_t>(wanted.get_size() / size_of(w.dtype));
   Buffer packed(w.dtype, {size});
@@ -126,7 +134,7 @@ void HostBackend::linear(Exec& exec, Tensor y, Tensor x, const ops::PackedWeight
   constexpr std::int64_t cached_bytes = 4 << 20;
   const bool alone = blocks >= exec.threads() &&
                      w.n * w.k * static_cast<std::int64_t>(size_of(x.dtype)) <= cached_bytes;
-  const Call& call = packed_call(x.dtype, rows, w.n, w.k, bool(b), alone);
+  const Call& call = packed_call(x.dtype, rows, w.n, w.k, bool(b), alone ? 1 : vendor_.threads());
   const std::size_t x_bytes = rows * w.k * size_of(x.dtype);
   const std::size_t y_bytes = rows * w.n * size_of(x.dtype);
   const auto arguments_of = [&](std::int64_t block) {

@@ -14,6 +14,7 @@ namespace strata::host {
 
 enum class Kind : std::int64_t {
   linear,
+  packed_layout,
   packed_linear,
   linear_input_gradient,
   linear_weight_gradient,

@@ -55,8 +55,10 @@ void race(const std::string& model_dir, const std::string& texts, std::int64_t t
   for (std::string line; std::getline(std::cin, line);) {
     const auto begin = std::chrono::steady_clock::now();
     const std::clock_t busy = std::clock();
-    for (const Texts& batch : batches)
-      encode_ids(exec, model, batch.ids, batch.offsets, true, options);
+    exec.for_each_task(std::ssize(batches), [&](Exec& one, std::int64_t index) {
+      const Texts& batch = batches[static_cast<std::size_t>(index)];
+      encode_ids(one, model, batch.ids, batch.offsets, true, options);
+    });
     const double processor = static_cast<double>(std::clock() - busy) / CLOCKS_PER_SEC;
     const auto end = std::chrono::steady_clock::now();
     fmt::print("{:.6f} {:.6f}\n", std::chrono::duration<double>(end - begin).count(), processor);

@@ -1,6 +1,8 @@
 #pragma once
 
+#include <functional>
 #include <memory>
+#include <vector>
 
 #include "core/arena.hpp"
 
@@ -33,6 +35,13 @@ class Exec {
   /// Ops called from now on begin after those that `other`, on the same device, was given so far.
   void wait_for(Exec& other);
 
+  /// body(one, task) for each task of [0, count), in no order that could be relied on. On the host
+  /// every thread takes task after task with a one-threaded Exec of its own, which stays for the
+  /// next call; elsewhere, and where threads outnumber tasks, this Exec takes them one by one. The
+  /// first exception is thrown on once all threads have stopped.
+  void for_each_task(std::int64_t count,
+                     const std::function<void(Exec& one, std::int64_t task)>& body);
+
   Tensor empty(DType dtype, Shape shape) { return arena.empty(dtype, shape); }
 
   Arena arena;
@@ -40,6 +49,7 @@ class Exec {
  private:
   int threads_;
   std::unique_ptr<Backend> backend_;
+  std::vector<std::unique_ptr<Exec>> team_;  // one a thread, once for_each_task was called
 };
 
 }  // namespace strata

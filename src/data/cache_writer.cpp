@@ -120,6 +120,11 @@ std::int64_t default_rows_per_shard(std::int64_t rows, std::int64_t bytes_per_ro
 
 // --- one shard ----------------------------------------------------------------------------------
 
+/// Sums of squares: of what int8 rounded away, and of the values.
+struct StorageError {
+  double lost = 0, total = 0;
+};
+
 struct ShardWriter::State {
   std::string dir;
   std::int64_t shard = 0;
@@ -132,7 +137,7 @@ struct ShardWriter::State {
   std::vector<bool> written;
   std::int64_t next = 0, left = 0;  // the row that append takes, rows to come
   std::vector<float> wide, scale;
-  double lost = 0, total = 0;  // squares: of what int8 rounded away, of the values
+  std::vector<StorageError> storage_errors;  // by row, so that no order of writing shows
   std::vector<std::byte> values, pooled;
 
   std::string temporary() const { return file.path(); }
@@ -156,19 +161,29 @@ const float* as_f32(Tensor tensor, std::vector<float>& wide) {
   return wide.data();
 }
 
-/// Adds a row's squares to `lost` and `total`.
-void add_storage_error(double& lost, double& total, const float* values, const std::byte* stored,
-                       const std::vector<float>& scale, std::int64_t elements) {
+StorageError storage_error(const float* values, const std::byte* stored,
+                           const std::vector<float>& scale, std::int64_t elements) {
+  StorageError error;
   std::vector<float> token(static_cast<std::size_t>(elements));
   for (std::size_t t = 0; t < scale.size(); ++t) {
     const auto first = static_cast<std::int64_t>(t) * elements;
     widen(token.data(), stored + first, CacheDType::int8, 1, elements, &scale[t]);
     for (std::int64_t i = 0; i < elements; ++i) {
       const double value = values[first + i], difference = value - token[i];
-      lost += difference * difference;
-      total += value * value;
+      error.lost += difference * difference;
+      error.total += value * value;
     }
   }
+  return error;
+}
+
+double relative_error(const std::vector<StorageError>& rows) {
+  StorageError sum;
+  for (const StorageError& row : rows) {
+    sum.lost += row.lost;
+    sum.total += row.total;
+  }
+  return sum.total > 0 ? std::sqrt(sum.lost / sum.total) : 0;
 }
 
 std::span<const std::byte> bytes_of(const std::vector<std::byte>& bytes) {
@@ -199,7 +214,7 @@ void ShardWriter::put(std::int64_t row, Tensor values, Tensor pooled) {
   const float* const exact = as_f32(values, s.wide);
   bool finite = tokens == 0 ||
                 to_stored(s.values.data(), s.scale.data(), exact, s.layout.dtype, tokens, elements);
-  if (finite) add_storage_error(s.lost, s.total, exact, s.values.data(), s.scale, elements);
+  if (finite) s.storage_errors[row] = storage_error(exact, s.values.data(), s.scale, elements);
   s.pooled.resize(s.layout.pooled_row_bytes());
   if (pooled)
     finite = to_stored(s.pooled.data(), nullptr, as_f32(pooled, s.wide), s.layout.pooled_dtype(), 1,
@@ -236,7 +251,7 @@ void ShardWriter::finish() {
                      static_cast<std::int64_t>(s.file.size()),
                      {},
                      {},
-                     s.total > 0 ? std::sqrt(s.lost / s.total) : 0};
+                     relative_error(s.storage_errors)};
   s.file.sync_and_close();
   ShardLayout found = s.layout;
   open_shard_file(temporary, found, nullptr);
@@ -320,7 +335,10 @@ ShardWriter CacheBuilder::begin_shard(std::int64_t shard, std::span<const std::i
                          std::vector<std::uint32_t>(samples.size()),
                          std::vector<bool>(samples.size()),
                          0,
-                         layout.rows}));
+                         layout.rows,
+                         {},
+                         {},
+                         std::vector<StorageError>(samples.size())}));
 }
 
 void CacheBuilder::publish() {

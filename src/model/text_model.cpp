@@ -206,6 +206,15 @@ void TextModel::attention_block(Exec& exec, const Layer& layer, std::int64_t ind
   ops::add(exec, residual, residual, normed);
 }
 
+/// Rows that go through the MLP together: all, but for one thread no more than keep its widest
+/// activations in cache, where any do.
+std::int64_t TextModel::mlp_rows(const Exec& exec, std::int64_t rows) const {
+  constexpr std::int64_t cached_bytes = 3 << 18;
+  const auto row_bytes = 2 * config_.feed_forward * static_cast<std::int64_t>(size_of(compute_));
+  const std::int64_t cached = cached_bytes / row_bytes / ops::packed_rows * ops::packed_rows;
+  return exec.device() == host_device && exec.threads() == 1 && cached > 0 ? cached : rows;
+}
+
 void TextModel::mlp_block(Exec& exec, const Layer& layer, Tensor residual,
                           std::int64_t block) const {
   const ArenaScope scope(exec.arena);
@@ -271,7 +280,9 @@ void TextModel::run(Exec& exec, std::span<const Rows> all, std::int64_t block,
     for (std::size_t b = 0; b < batches.size(); ++b) {
       const Batch& batch = batches[b];
       attention_block(exec, layer, i, batch);
-      mlp_block(exec, layer, batch.residual, block);
+      const std::int64_t step = mlp_rows(exec, batch.rows);
+      for (std::int64_t row = 0; row < batch.rows; row += step)
+        mlp_block(exec, layer, batch.residual.rows(row, std::min(row + step, batch.rows)), block);
       if (i + 1 < config_.layers) state(b, i + 1, batch.residual.rows(0, batch.tokens));
     }
   }

@@ -101,6 +101,7 @@ class TextModel {
   void normalise(Exec&, Tensor y, Tensor x, const Norm&) const;
   void linear(Exec&, Tensor y, Tensor x, const Linear&, std::int64_t block) const;
   void attention_block(Exec&, const Layer&, std::int64_t index, const Batch&) const;
+  std::int64_t mlp_rows(const Exec& exec, std::int64_t rows) const;
   void mlp_block(Exec&, const Layer&, Tensor residual, std::int64_t block) const;
 
   TextConfig config_;

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <chrono>
 #include <filesystem>
+#include <mutex>
 #include <numeric>
 
 #include "core/error.hpp"
@@ -27,6 +28,16 @@ class Ledger {
   auto timed(Part part, F work) {
     const Note note{*this, part, Clock::now()};
     return work();
+  }
+  /// Runs work() within what `outer` times, on one of `threads` threads; notes it as `part`
+  /// instead.
+  template <class F>
+  void timed_within(Part outer, Part part, int threads, F work) {
+    const auto begin = Clock::now();
+    work();
+    const double share = since(begin) / threads;
+    parts_[part] += share;
+    parts_[outer] -= share;
   }
   void add(std::int64_t captions, std::int64_t tokens) {
     captions_ += captions;
@@ -136,6 +147,11 @@ CachePlan make_plan(const TextCacheOptions& options, const TextEncoder& encoder,
   return plan;
 }
 
+/// Captions [first, last) of the order in which a shard's are encoded.
+struct CaptionRange {
+  std::int64_t first, last;
+};
+
 /// Everything that building a shard needs.
 struct TextJob {
   const TextCacheOptions& options;
@@ -149,25 +165,34 @@ struct TextJob {
              const ReportRows& report) const;
 
  private:
-  void write(const ShardTokens& tokens, std::int64_t first, std::int64_t last,
-             const Encoded& encoded, std::vector<ShardWriter>& writers) const;
+  void write(const ShardTokens& tokens, CaptionRange batch, const Encoded& encoded,
+             std::vector<ShardWriter>& writers) const;
 };
 
-/// Captions [first, last) of the order, each to its row.
-void TextJob::write(const ShardTokens& tokens, std::int64_t first, std::int64_t last,
-                    const Encoded& encoded, std::vector<ShardWriter>& writers) const {
+/// Each caption to its row.
+void TextJob::write(const ShardTokens& tokens, CaptionRange batch, const Encoded& encoded,
+                    std::vector<ShardWriter>& writers) const {
   const auto* at = encoded.offsets.as<std::int64_t>();
-  for (std::int64_t i = 0; i < last - first; ++i) {
+  for (std::int64_t i = 0; i < batch.last - batch.first; ++i) {
     Tensor pooled;
     if (options.pooled)
       pooled = encoded.pooled.tensor().rows(i, i + 1).reshape({encoder.pooled_width()});
     for (std::size_t w = 0; w < writers.size(); ++w)
-      writers[w].put(tokens.order[first + i], encoded.hidden[w].tensor().rows(at[i], at[i + 1]),
-                     pooled);
+      writers[w].put(tokens.order[batch.first + i],
+                     encoded.hidden[w].tensor().rows(at[i], at[i + 1]), pooled);
   }
 }
 
-/// Batch by batch, or pass by pass when the model streams.
+std::vector<CaptionRange> cut_batches(const ShardTokens& tokens, std::int64_t room) {
+  std::vector<CaptionRange> batches;
+  for (std::int64_t first = 0, last = 0; first < std::ssize(tokens.order); first = last) {
+    last = end_of_batch(tokens.offsets, first, room);
+    batches.push_back({first, last});
+  }
+  return batches;
+}
+
+/// A thread takes a batch of its own; a model that streams its weights takes pass by pass.
 void TextJob::build(std::int64_t shard, std::span<CacheBuilder* const> unfinished,
                     const ReportRows& report) const {
   const CachePlan& plan = unfinished.front()->plan();
@@ -186,21 +211,26 @@ void TextJob::build(std::int64_t shard, std::span<CacheBuilder* const> unfinishe
       writers.push_back(builder->begin_shard(shard, tokens.samples, tokens.counts));
     });
   }
-  const std::int64_t room = options.stream ? options.pass_tokens : batch_tokens;
-  for (std::int64_t first = 0, last = 0; first < std::ssize(tokens.order); first = last) {
-    last = end_of_batch(tokens.offsets, first, room);
-    const std::int64_t begin = tokens.offsets[first], end = tokens.offsets[last];
-    std::vector<std::int64_t> local(tokens.offsets.begin() + first,
-                                    tokens.offsets.begin() + last + 1);
+  const auto encode = [&](Exec& exec, CaptionRange batch) {
+    const std::int64_t begin = tokens.offsets[batch.first], end = tokens.offsets[batch.last];
+    std::vector<std::int64_t> local(tokens.offsets.begin() + batch.first,
+                                    tokens.offsets.begin() + batch.last + 1);
     for (std::int64_t& at : local) at -= begin;
-    const Encoded encoded = ledger.timed(Ledger::model, [&] {
-      return encoder.encode_ids(exec, std::span(tokens.ids).subspan(begin, end - begin), local,
-                                wanted);
-    });
-    ledger.timed(Ledger::files, [&] { write(tokens, first, last, encoded, writers); });
-    ledger.add(last - first, end - begin);
-    report(last - first, ledger.token_rate(ranks));
-  }
+    return encoder.encode_ids(exec, std::span(tokens.ids).subspan(begin, end - begin), local,
+                              wanted);
+  };
+  const auto batches = cut_batches(tokens, options.stream ? options.pass_tokens : batch_tokens);
+  std::mutex one_writes;
+  const auto encode_and_write = [&](Exec& one, std::int64_t index) {
+    const CaptionRange batch = batches[static_cast<std::size_t>(index)];
+    const Encoded encoded = encode(one, batch);
+    const std::lock_guard lock(one_writes);
+    ledger.timed_within(Ledger::model, Ledger::files, exec.threads() / one.threads(),
+                        [&] { write(tokens, batch, encoded, writers); });
+    ledger.add(batch.last - batch.first, tokens.offsets[batch.last] - tokens.offsets[batch.first]);
+    report(batch.last - batch.first, ledger.token_rate(ranks));
+  };
+  ledger.timed(Ledger::model, [&] { exec.for_each_task(std::ssize(batches), encode_and_write); });
   ledger.timed(Ledger::files, [&] {
     for (ShardWriter& writer : writers) writer.finish();
   });

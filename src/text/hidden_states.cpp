@@ -30,6 +30,7 @@ void HiddenStates::add_batch(Exec& exec, std::int64_t first_token, std::int64_t 
 }
 
 void HiddenStates::store(Exec& exec, Tensor to, Tensor state) const {
+  if (exec.device() == host_device) return ops::cast(exec, to, state);
   const ArenaScope scope(exec.arena);
   Tensor wide = state;
   if (state.dtype != DType::f32) {
