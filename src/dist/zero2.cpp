@@ -364,11 +364,13 @@ void Zero2::Impl::apply(Tensor gradient, const UpdateOptions& update, double cli
   adamw.grad_scale = static_cast<float>(adamw.grad_scale * clip);
   for (const Bucket& bucket : sharding.buckets()) {
     const ShardPiece& mine = bucket.mine;
-    if (mine.flat.size() > 0)
+    if (mine.flat.size() > 0) {
+      update.before_change({mine.local, mine.local + mine.flat.size()});
       ops::adamw(exec, parameters.rows(mine.flat.begin, mine.flat.end), local(master, bucket),
                  local(m, bucket), local(v, bucket),
                  gradient.rows(mine.local, mine.local + mine.flat.size()), local(ema, bucket),
                  update.ema_decay, adamw);
+    }
     post_gather(parameters, bucket);
   }
   worker_.drain();

@@ -10,6 +10,7 @@
 //                      zero.end_microbatch();
 //     StepStats stats = zero.update({.adamw = ...});
 
+#include <functional>
 #include <memory>
 
 #include "dist/communicator.hpp"
@@ -40,6 +41,8 @@ struct UpdateOptions {
   ops::AdamWParams adamw;  // grad_scale multiplies the summed gradient
   float ema_decay = 0.0f;  // ema = d ema + (1-d) master
   float clip_norm = 0.0f;  // 0: no clipping
+  /// Called before elements [begin, end) of `state()` change.
+  std::function<void(IndexRange)> before_change = [](IndexRange) {};
 };
 
 struct StepStats {

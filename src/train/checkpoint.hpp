@@ -24,6 +24,8 @@
 
 namespace strata {
 
+class Snapshot;
+
 /// One kind of f32 state of all parameters ("master", "m", "v", "ema"): this rank's part.
 struct CheckpointState {
   std::string kind;
@@ -68,6 +70,11 @@ struct CheckpointOwner {
 CheckpointInfo save_checkpoint(Communicator& comm, const std::string& root, std::int64_t step,
                                const CheckpointShard& shard, const std::string& config_hash,
                                const std::string& host_json, const CheckpointOwner& owner = {});
+/// The same from a snapshot of shard.states, which may change meanwhile (`CheckpointSaver`).
+CheckpointInfo save_checkpoint(Communicator& comm, const std::string& root, std::int64_t step,
+                               const CheckpointShard& shard, const std::string& config_hash,
+                               const std::string& host_json, const CheckpointOwner& owner,
+                               Snapshot& snapshot);
 
 /// Called on every rank with a valid manifest before anything is read; throws Error(78) to refuse.
 using CheckpointCheck = std::function<void(const CheckpointInfo&)>;

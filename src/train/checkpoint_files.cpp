@@ -64,31 +64,17 @@ int open_soon(const std::string& path) {
 
 }  // namespace
 
-File write_shard(const std::string& folder, const std::string& name,
-                 std::span<const Tensor> states) {
+File write_shard(const std::string& folder, const std::string& name, Snapshot& states) {
   File file{name};
   NewFile out(folder + "/" + name);
   Sha256 hash;
   std::vector<std::byte> block(block_bytes);
-  std::size_t filled = 0;
-  const auto flush = [&] {
-    if (filled == 0) return;
-    file.crc32c.push_back(crc32c(0, block.data(), filled));
-    hash.update(block.data(), filled);
-    out.write(block.data(), filled);
-    file.bytes += static_cast<std::int64_t>(filled);
-    filled = 0;
-  };
-  for (const Tensor& state : states) {
-    for (std::size_t at = 0; at < state.bytes();) {
-      const std::size_t n = std::min(block.size() - filled, state.bytes() - at);
-      memory::copy(block.data() + filled, host_device, state.data + at, state.device, n);
-      filled += n;
-      at += n;
-      if (filled == block.size()) flush();
-    }
+  while (const std::size_t n = states.read(block.data(), block.size())) {
+    file.crc32c.push_back(crc32c(0, block.data(), n));
+    hash.update(block.data(), n);
+    out.write(block.data(), n);
+    file.bytes += static_cast<std::int64_t>(n);
   }
-  flush();
   out.finish();
   file.sha256 = hash.hex();
   return file;

@@ -1,20 +1,18 @@
 #pragma once
 // File access of checkpoints. Private to checkpoint_*.cpp.
 
-#include <span>
 #include <string>
 #include <vector>
 
 #include "dist/communicator.hpp"
 #include "train/checkpoint_manifest.hpp"
+#include "train/snapshot.hpp"
 
 namespace strata::checkpoint {
 
-/// Writes the states one after the other to a new file (O_EXCL), block by block from a host copy
-/// that is hashed before it is written, then syncs it. Errors 73/74/77; a failed fsync is never
-/// repeated.
-File write_shard(const std::string& folder, const std::string& name,
-                 std::span<const Tensor> states);
+/// Writes the states one after the other to a new file (O_EXCL), block by block from a copy that is
+/// hashed before it is written, then syncs it. Errors 73/74/77; a failed fsync is never repeated.
+File write_shard(const std::string& folder, const std::string& name, Snapshot& states);
 /// A new file with this content, synced.
 void write_new_file(const std::string& path, std::string_view content);
 

@@ -130,6 +130,16 @@ std::string checkpoint_name(std::int64_t step) {
 CheckpointInfo save_checkpoint(Communicator& comm, const std::string& root, std::int64_t step,
                                const CheckpointShard& shard, const std::string& config_hash,
                                const std::string& host_json, const CheckpointOwner& owner) {
+  std::vector<Tensor> states;
+  for (const CheckpointState& state : shard.states) states.push_back(state.shard);
+  Snapshot snapshot(states);
+  return save_checkpoint(comm, root, step, shard, config_hash, host_json, owner, snapshot);
+}
+
+CheckpointInfo save_checkpoint(Communicator& comm, const std::string& root, std::int64_t step,
+                               const CheckpointShard& shard, const std::string& config_hash,
+                               const std::string& host_json, const CheckpointOwner& owner,
+                               Snapshot& snapshot) {
   check_shard(shard);
   CheckpointInfo info{root + "/" + checkpoint_name(step), step,     comm.size(), config_hash,
                       model_hash(*shard.table),           host_json};
@@ -144,12 +154,11 @@ CheckpointInfo save_checkpoint(Communicator& comm, const std::string& root, std:
     });
     File file;
     together(comm, [&] {
-      std::vector<Tensor> states;
-      for (const CheckpointState& state : shard.states) states.push_back(state.shard);
-      file = write_shard(temporary, shard_name(comm.rank(), comm.size()), states);
+      file = write_shard(temporary, shard_name(comm.rank(), comm.size()), snapshot);
     });
     const auto reports = comm.all_gather_strings(report_of(file, shard.pieces));
     together(comm, [&] {
+      snapshot.check();
       if (!first) return;
       Manifest manifest = make_manifest(shard, step, reports);
       manifest.config_hash = config_hash;

@@ -132,6 +132,8 @@ void describe_machine(Table t, OptimizationConfig& c) {
   t.integer("log_every", c.log_every, 1, 1e9, Effect::none, "steps between records of metrics");
   t.integer("checkpoint_every", c.checkpoint_every, 0, 1e12, Effect::none,
             "steps between checkpoints; 0 = only at the end and on a stop");
+  t.other("checkpoint_background", &c.checkpoint_background, Effect::none,
+          "write checkpoints while the next steps run; false = training waits, the same bytes");
   t.integer("keep", c.keep, 0, 1e6, Effect::none, "newest checkpoints kept, at least 2; 0 = all");
   t.integer("keep_every", c.keep_every, 0, 1e12, Effect::none,
             "checkpoints at multiples of this many steps are kept for good; 0 = none");

@@ -61,6 +61,7 @@ struct OptimizationConfig {
   std::int64_t threads = 0;
   std::int64_t log_every = 10;
   std::int64_t checkpoint_every = 10000;
+  bool checkpoint_background = true;
   std::int64_t keep = 3;
   std::int64_t keep_every = 0;
   std::int64_t verify_every = 100;

@@ -230,7 +230,11 @@ void RunLock::beat() {
 }
 
 void RunLock::confirm() {
-  if (Clock::now() - looked_ > timing_.heartbeat) confirm_now();
+  {
+    const std::lock_guard lock(mutex_);
+    if (Clock::now() - looked_ <= timing_.heartbeat) return;
+  }
+  confirm_now();
 }
 
 void RunLock::confirm_now() {
@@ -238,6 +242,7 @@ void RunLock::confirm_now() {
   if (highest != epoch_)
     fail(Exit::owned, "{}: epoch {} was taken over by epoch {}: {}", folder_, epoch_, highest,
          parse_owner(content_of(file_of(folder_, highest))).described());
+  const std::lock_guard lock(mutex_);
   looked_ = Clock::now();
 }
 

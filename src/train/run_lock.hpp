@@ -38,7 +38,7 @@ class RunLock {
   /// Error(76) when another job has taken the folder over. Looks at the folder when that was last
   /// done more than a heartbeat ago.
   void confirm();
-  /// The same, always looking.
+  /// The same, always looking. Both may be called from several threads.
   void confirm_now();
 
  private:

@@ -120,6 +120,7 @@ StepOutcome Learner::step(bool stop, StepDump* dump) {
   update.adamw.step = updates_ + 1;
   update.ema_decay = static_cast<float>(ema_decay(c, updates_ + 1));
   update.clip_norm = static_cast<float>(c.clip);
+  update.before_change = before_change_;
   const StepStats stats = zero_.update(update);
   if (stats.applied) ++updates_;
 

@@ -1,6 +1,7 @@
 #pragma once
 // One training step, and what it needs at hand.
 
+#include <functional>
 #include <memory>
 #include <optional>
 
@@ -32,6 +33,9 @@ class Learner {
   /// The loader goes on behind `steps` done steps, of which `updates` changed the weights.
   void continue_after(std::int64_t steps, std::int64_t updates);
 
+  /// Called before elements [begin, end) of the optimizer's state change.
+  void before_change(std::function<void(IndexRange)> call) { before_change_ = std::move(call); }
+
   /// stop: this rank was asked to stop. dump: filled when given.
   StepOutcome step(bool stop, StepDump* dump = nullptr);
 
@@ -56,6 +60,7 @@ class Learner {
   UNet unet_;
   Zero2 zero_;
   std::unique_ptr<Loader> loader_;
+  std::function<void(IndexRange)> before_change_ = [](IndexRange) {};
   std::int64_t steps_ = 0, updates_ = 0;
 };
 

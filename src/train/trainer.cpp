@@ -9,6 +9,7 @@
 #include "core/log.hpp"
 #include "core/process.hpp"
 #include "core/progress.hpp"
+#include "train/checkpoint_saver.hpp"
 #include "train/metrics.hpp"
 #include "train/plan.hpp"
 #include "train/provenance.hpp"
@@ -26,6 +27,7 @@ namespace {
 using Clock = std::chrono::steady_clock;
 
 constexpr int most_skipped_in_a_row = 3;
+constexpr int most_failed_saves_in_a_row = 3;
 
 double seconds_since(Clock::time_point start) {
   return std::chrono::duration<double>(Clock::now() - start).count();
@@ -39,7 +41,10 @@ class Run {
         options_(options),
         communicator_(communicator),
         folder_{config.output.dir},
-        learner_(config, communicator) {}
+        learner_(config, communicator),
+        saver_(communicator, config.train.checkpoint_background) {
+    learner_.before_change([this](IndexRange elements) { saver_.before_change(elements); });
+  }
 
   TrainResult train();
 
@@ -60,6 +65,9 @@ class Run {
   void validate_now();
   void preview_now();
   void save();
+  void save_and_wait();
+  void begin_save();
+  void end_save();
   void say(const std::string& text);
 
   bool is_first_rank() const { return communicator_.rank() == 0; }
@@ -74,6 +82,8 @@ class Run {
   std::optional<RunLock> lock_;  // rank 0
   std::int64_t epoch_ = 0;       // of the lock
   Learner learner_;
+  CheckpointSaver saver_;                    // reads the learner's state
+  int failed_saves_ = 0, missed_saves_ = 0;  // in a row; in all
   std::optional<LineLog> log_;
   std::optional<MetricsLog> metrics_;  // rank 0
   Preview preview_;
@@ -178,6 +188,7 @@ void Run::go_back(const std::string& why) {
   if (step() <= went_back_from_)
     fail(Exit::numerics, "{}, as before from the last checkpoint on: data or model", why);
   went_back_from_ = step();
+  end_save();
   const auto info = load_latest_checkpoint(communicator_, folder_.checkpoints(),
                                            checkpoint_shard(learner_), same_run());
   if (!info) fail(Exit::numerics, "{}, and no checkpoint to go back to", why);
@@ -279,22 +290,76 @@ void Run::preview_now() {
   metrics_->record_images(step(), dir);
 }
 
-void Run::save() {
-  const auto start = Clock::now();
+void Run::begin_save() {
   const RunState state{step(), learner_.updates(), skipped_};
-  const CheckpointOwner owner{epoch_, [this] { lock_->confirm_now(); }};
-  const auto info = save_checkpoint(
-      communicator_, folder_.checkpoints(), step(), checkpoint_shard(learner_),
-      config_hash(config_), host_json(state, config_, learner_, communicator_.size()), owner);
+  SaveOrder order;
+  order.root = folder_.checkpoints();
+  order.step = step();
+  order.shard = checkpoint_shard(learner_);
+  order.config_hash = config_hash(config_);
+  order.host_json = host_json(state, config_, learner_, communicator_.size());
+  order.owner = {epoch_, [this] { lock_->confirm_now(); }};
   if (is_first_rank())
-    prune_checkpoints(folder_.checkpoints(), config_.train.keep, config_.train.keep_every);
-  log_->append(
-      fmt::format("{} checkpoint {} in {:.2f} s", utc_now(), info.path, seconds_since(start)));
+    order.afterwards = [this] {
+      prune_checkpoints(folder_.checkpoints(), config_.train.keep, config_.train.keep_every);
+    };
+  saver_.begin(std::move(order));
+}
+
+/// Waits for the save in flight, if any. A save that failed leaves older checkpoints as they were,
+/// and the run goes on: the next one may find room.
+void Run::end_save() {
+  const auto outcome = saver_.collect();
+  if (!outcome) return;
+  if (!outcome->error) {
+    failed_saves_ = 0;
+    log_->append(fmt::format("{} checkpoint {} in {:.2f} s, of which training waited {:.3f} s",
+                             utc_now(), outcome->info.path, outcome->seconds,
+                             outcome->delay_seconds));
+    return;
+  }
+  try {
+    std::rethrow_exception(outcome->error);
+  } catch (const Error& error) {
+    if (error.code() == Exit::owned) throw;
+    const auto text = fmt::format("no checkpoint of step {}: {}", outcome->step, error.what());
+    if (++failed_saves_ == most_failed_saves_in_a_row)
+      fail(Exit::io, "{}; {} saves failed in a row", text, failed_saves_);
+    if (is_first_rank()) log::warn("ALARM: {}; training goes on", text);
+    log_->append(utc_now() + " ALARM: " + text);
+  }
+}
+
+/// A checkpoint is due. Where the one before it is still being written this one is left out.
+void Run::save() {
+  std::int64_t is_busy[] = {saver_.done() ? 0 : 1};
+  communicator_.all_reduce_max(is_busy);
+  if (is_busy[0] == 0) {
+    end_save();
+    begin_save();
+    return;
+  }
+  const auto text =
+      fmt::format("no checkpoint of step {}: the one before it is still being written", step());
+  if (is_first_rank() && missed_saves_ == 0) log::warn("{}; said once", text);
+  log_->append(fmt::format("{} {} (missed: {})", utc_now(), text, ++missed_saves_));
+}
+
+/// The last checkpoint, or one that was asked for: it must be there before the run ends.
+void Run::save_and_wait() {
+  end_save();
+  begin_save();
+  end_save();
+  if (failed_saves_ == 0) return;
+  begin_save();  // once more, in a new folder
+  const auto outcome = saver_.collect();
+  if (outcome->error) std::rethrow_exception(outcome->error);
 }
 
 void Run::after_step(const StepOutcome& outcome, double step_s) {
   const auto& c = config_.train;
   if (lock_) lock_->confirm();
+  if (saver_.in_flight() && saver_.done()) end_save();
   if (!check_numerics(outcome)) return;
   trained_s_ += step_s;
   if (step() % c.log_every == 0 || step() == 1 || step() == c.steps || outcome.stop) {
@@ -309,7 +374,10 @@ void Run::after_step(const StepOutcome& outcome, double step_s) {
   if (preview_ && step() % config_.samples.every == 0) preview_now();
   // Not among skipped steps: what made them may be in the state that would be saved.
   const bool due = c.checkpoint_every > 0 && step() % c.checkpoint_every == 0 && skipped_ == 0;
-  if (due || last || outcome.stop) save();
+  if (last || outcome.stop)
+    save_and_wait();
+  else if (due)
+    save();
 }
 
 TrainResult Run::train() {
@@ -334,7 +402,7 @@ TrainResult Run::train_to_the_end() {
   TrainResult result;
   result.step = step();
   if (step() >= config_.train.steps) {
-    if (step() == 0) save();  // no steps asked for: the initial weights are the result
+    if (step() == 0) save_and_wait();  // no steps asked for: the initial weights are the result
     say(fmt::format("nothing to do: step {} of {} is done", step(), config_.train.steps));
     return result;
   }

@@ -11,9 +11,11 @@
 #include <cstring>
 #include <optional>
 #include <set>
+#include <thread>
 #include <utility>
 
 #include "../dist/job.hpp"
+#include "core/log.hpp"
 #include "core/process.hpp"
 #include "core/safetensors.hpp"
 #include "kernels/ops.hpp"
@@ -279,12 +281,95 @@ TEST_F(Training, NeverSilentlyAnotherRunOrFromZero) {
 }
 
 TEST_F(Training, KeepsAsManyCheckpointsAsAsked) {
-  const auto c = config(
-      "run", {"train.steps=9", "train.checkpoint_every=1", "train.keep=2", "train.keep_every=4"});
+  const auto c = config("run", {"train.steps=9", "train.checkpoint_every=1", "train.keep=2",
+                                "train.keep_every=4", "train.checkpoint_background=false"});
   EXPECT_EQ(code_of(c), Exit::ok);
   if (world().rank() == 0) {
     EXPECT_EQ(list_checkpoints(RunFolder{c.output.dir}.checkpoints()),
               (std::vector<std::string>{"step-00000004", "step-00000008", "step-00000009"}));
+  }
+}
+
+/// Content of every shard file of a run, by checkpoint and file.
+std::map<std::string, std::string> shards_of(const TrainConfig& c) {
+  std::map<std::string, std::string> shards;
+  const std::string root = RunFolder{c.output.dir}.checkpoints();
+  for (const auto& name : list_checkpoints(root))
+    for (const auto& entry : std::filesystem::directory_iterator(root + "/" + name))
+      if (entry.path().extension() == ".bin")
+        shards[name + "/" + entry.path().filename().string()] = read_file(entry.path());
+  return shards;
+}
+
+TEST_F(Training, ACheckpointMadeBehindTheStepsHasTheSameBytes) {
+  const auto saving = [&](const std::string& run, const std::string& background) {
+    const auto c =
+        config(run, {"train.steps=24", "train.checkpoint_every=4", "train.keep=0",
+                     "train.ema_decay=0.9", "train.checkpoint_background=" + background});
+    run_training(c, {}, world());
+    return c;
+  };
+  const auto waited = saving("waited", "false"), behind = saving("behind", "true");
+  if (world().rank() != 0) return;
+  const auto expected = shards_of(waited), got = shards_of(behind);
+  EXPECT_EQ(expected.size(), 6u * world().size());
+  EXPECT_GE(got.size(), 2u * world().size());  // the last one and at least one behind the steps
+  for (const auto& [name, content] : got) EXPECT_TRUE(expected.at(name) == content) << name;
+}
+
+/// Puts a file where the checkpoints' folder should be, from `begin` to the end of the object.
+class NoRoom {
+ public:
+  explicit NoRoom(const TrainConfig& c) : path_(RunFolder{c.output.dir}.checkpoints()) {
+    std::filesystem::rename(path_, path_ + "-aside");
+    write_file_atomically(path_, "in the way");
+  }
+  ~NoRoom() {
+    std::filesystem::remove(path_);
+    std::filesystem::rename(path_ + "-aside", path_);
+  }
+
+ private:
+  std::string path_;
+};
+
+TEST_F(Training, FailedSavesAreAlarmsUntilThreeInARow) {
+  for (const char* background : {"true", "false"}) {
+    const auto c = config(std::string("run-") + background,
+                          {"train.steps=40", "train.checkpoint_every=4", "samples.every=1",
+                           std::string("train.checkpoint_background=") + background});
+    const auto breaking = [&](std::int64_t from, std::int64_t to) {
+      auto no_room = std::make_shared<std::optional<NoRoom>>();
+      TrainOptions options;
+      options.make_preview = [&, no_room, from, to] {
+        return [&, no_room, from, to](const PreviewRequest& request) {
+          std::this_thread::sleep_for(
+              std::chrono::milliseconds(20));  // a save ends before the next
+          if (world().rank() != 0) return;
+          if (request.step == from) no_room->emplace(c);
+          if (request.step == to) no_room->reset();
+        };
+      };
+      return options;
+    };
+    log::set_quiet(true);
+    EXPECT_EQ(code_of(c, breaking(6, 15)), Exit::ok) << "two failed: 8 and 12";
+    auto longer = c;
+    longer.train.steps = 80;
+    EXPECT_EQ(code_of(longer, breaking(46, 79)), Exit::io) << "48, 52 and 56";
+    log::set_quiet(false);
+    world().barrier();
+    if (world().rank() == 0) {
+      const RunFolder folder{c.output.dir};
+      EXPECT_NE(read_file(folder.log(0)).find("ALARM: no checkpoint of step 12"),
+                std::string::npos);
+      const auto note = nlohmann::json::parse(read_file(folder.exit_note()));
+      EXPECT_EQ(note["code"], 74);
+      EXPECT_EQ(note["restart"], true);
+      EXPECT_EQ(list_checkpoints(folder.checkpoints()),
+                (std::vector<std::string>{"step-00000036", "step-00000040", "step-00000044"}));
+    }
+    world().barrier();
   }
 }
 

@@ -1,0 +1,99 @@
+#include "train/checkpoint_saver.hpp"
+
+#include <condition_variable>
+#include <mutex>
+
+namespace strata {
+
+namespace {
+using Clock = std::chrono::steady_clock;
+
+std::vector<Tensor> tensors_of(const CheckpointShard& shard) {
+  std::vector<Tensor> tensors;
+  for (const CheckpointState& state : shard.states) tensors.push_back(state.shard);
+  return tensors;
+}
+}  // namespace
+
+struct CheckpointSaver::Flight {
+  explicit Flight(SaveOrder order_) : order(std::move(order_)), snapshot(tensors_of(order.shard)) {}
+  const SaveOrder order;
+  Snapshot snapshot;
+  const Clock::time_point start = Clock::now();
+
+  std::mutex mutex;
+  std::condition_variable ended;
+  bool done = false;
+  SaveOutcome outcome;
+};
+
+CheckpointSaver::CheckpointSaver(Communicator& communicator, bool in_background)
+    : communicator_(communicator), exceptions_(std::uncaught_exceptions()) {
+  if (in_background && communicator.concurrent()) channel_ = communicator.duplicate();
+}
+
+CheckpointSaver::~CheckpointSaver() {
+  if (!thread_.joinable()) return;
+  if (std::uncaught_exceptions() > exceptions_) {
+    // The run is about to end. Other ranks may never answer the thread, nor a file system: then it
+    // is left behind with what it holds, and reads no state any more.
+    flight_->snapshot.abandon("the run has ended with an error");
+    std::unique_lock lock(flight_->mutex);
+    if (!flight_->ended.wait_for(lock, std::chrono::seconds(1), [&] { return flight_->done; })) {
+      thread_.detach();
+      return;
+    }
+  }
+  thread_.join();
+}
+
+void CheckpointSaver::fly(Flight& flight, Communicator& channel) {
+  SaveOutcome outcome;
+  const SaveOrder& order = flight.order;
+  outcome.step = order.step;
+  try {
+    outcome.info = save_checkpoint(channel, order.root, order.step, order.shard, order.config_hash,
+                                   order.host_json, order.owner, flight.snapshot);
+    order.afterwards();
+  } catch (...) {
+    outcome.error = std::current_exception();
+  }
+  outcome.seconds = std::chrono::duration<double>(Clock::now() - flight.start).count();
+  outcome.delay_seconds = flight.snapshot.delay_seconds();
+  const std::lock_guard lock(flight.mutex);
+  flight.outcome = std::move(outcome);
+  flight.done = true;
+  flight.ended.notify_all();
+}
+
+void CheckpointSaver::begin(SaveOrder order) {
+  STRATA_CHECK(!flight_, "a save is in flight");
+  flight_ = std::make_shared<Flight>(std::move(order));
+  if (!channel_) return fly(*flight_, communicator_);
+  thread_ = std::thread([flight = flight_, channel = channel_] { fly(*flight, *channel); });
+}
+
+void CheckpointSaver::before_change(IndexRange elements) {
+  if (flight_) flight_->snapshot.before_change(elements);
+}
+
+bool CheckpointSaver::done() const {
+  if (!flight_) return true;
+  const std::lock_guard lock(flight_->mutex);
+  return flight_->done;
+}
+
+double CheckpointSaver::seconds_in_flight() const {
+  if (!flight_) return 0;
+  return std::chrono::duration<double>(Clock::now() - flight_->start).count();
+}
+
+std::optional<SaveOutcome> CheckpointSaver::collect() {
+  if (!flight_) return std::nullopt;
+  if (thread_.joinable()) thread_.join();
+  SaveOutcome outcome = std::move(flight_->outcome);
+  flight_.reset();
+  return outcome;
+}
+
+}  // namespace strata
