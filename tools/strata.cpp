@@ -3,11 +3,14 @@
 #include <csignal>
 #include <cstdio>
 #include <new>
+#include <optional>
 
 #include "commands/commands.hpp"
+#include "core/activity.hpp"
 #include "core/error.hpp"
 #include "core/log.hpp"
 #include "dist/communicator.hpp"
+#include "dist/monitor.hpp"
 #include "train/signals.hpp"
 
 namespace {
@@ -51,6 +54,7 @@ void print_usage(std::FILE* to) {
 
 /// The last line of stderr, from the lowest failing rank only.
 int report_failure(Communicator& world, const std::string& what, Exit code) {
+  activity::set_life(activity::Life::failing);
   if (world.reports_failure()) {
     // What all ranks agreed on names its rank already.
     const bool named = world.size() == 1 || what.starts_with("rank ");
@@ -91,7 +95,10 @@ int main(int argc, char** argv) {
     // A stop that is asked for before training can answer it is kept, not fatal.
     if (name == "train") hold_stop_signals();
     try {
+      std::optional<Monitor> monitor;
+      if (command.parallel) monitor.emplace();
       Job job(argc, argv);
+      if (monitor) monitor->join(job.world());
       log::set_rank(job.world().rank(), job.world().size());
       const int code = run(command, arguments, job.world());
       if (code != 0 && job.world().size() > 1 && code != static_cast<int>(Exit::requeue))

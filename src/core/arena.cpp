@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cstring>
 
+#include "core/activity.hpp"
+
 namespace strata {
 
 Buffer Buffer::zeros(DType dtype, Shape shape) {
@@ -12,6 +14,7 @@ Buffer Buffer::zeros(DType dtype, Shape shape) {
 }
 
 Tensor Arena::empty(DType dtype, Shape shape) {
+  activity::beat();  // every op that a model computes comes by here
   Tensor tensor{nullptr, dtype, device_, shape};
   const std::size_t bytes = std::max<std::size_t>((tensor.bytes() + 63) / 64 * 64, 64);
   // A chunk that is too small for this request is skipped until the next release.

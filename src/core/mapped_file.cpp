@@ -14,8 +14,10 @@
 #include <mutex>
 #include <utility>
 
+#include "core/activity.hpp"
 #include "core/error.hpp"
 #include "core/file.hpp"
+#include "core/last_words.hpp"
 
 namespace strata {
 
@@ -33,9 +35,7 @@ constexpr int max_guards = 1024;  // further mappings go without a name
 std::array<Guard, max_guards> guards;
 std::mutex guards_mutex;
 
-void write_text(const char* text) {
-  [[maybe_unused]] const ssize_t written = ::write(STDERR_FILENO, text, std::strlen(text));
-}
+struct sigaction before {};  // ours
 
 /// Only async-signal-safe calls from here.
 void on_bus_error(int number, siginfo_t* info, void*) {
@@ -43,12 +43,15 @@ void on_bus_error(int number, siginfo_t* info, void*) {
   for (const Guard& guard : guards) {
     const std::uintptr_t begin = guard.begin.load(std::memory_order_acquire);
     if (begin == 0 || at < begin || at - begin >= guard.size.load()) continue;
-    write_text("strata: error: ");
-    write_text(guard.path.data());
-    write_text(": became shorter, or could not be read, while it was in use\n");
+    FixedText cause;
+    cause.add(guard.path.data()).add(": became shorter, or could not be read, while it was in use");
+    leave_note(static_cast<int>(Exit::io), activity::slot().rank, cause.view(), true);
+    say_last_words(cause.view());
+    activity::set_life(activity::Life::failing);
     ::_exit(static_cast<int>(Exit::io));
   }
-  ::signal(number, SIG_DFL);  // not ours: the access faults again and ends the process
+  ::sigaction(number, &before,
+              nullptr);  // not ours: the access faults again, for the handler before
 }
 
 void watch_bus_errors() {
@@ -57,7 +60,7 @@ void watch_bus_errors() {
     struct sigaction action {};
     action.sa_sigaction = on_bus_error;
     action.sa_flags = SA_SIGINFO;
-    ::sigaction(SIGBUS, &action, nullptr);
+    ::sigaction(SIGBUS, &action, &before);
   });
 }
 

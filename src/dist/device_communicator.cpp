@@ -2,6 +2,8 @@
 
 #include <exception>
 
+#include "core/activity.hpp"
+
 namespace strata {
 
 namespace {
@@ -32,6 +34,7 @@ void DeviceCommunicator::reduce_scatter_sum(Tensor shard, Tensor full, std::int6
   const auto mine = part_of(full.numel(), part, rank());
   STRATA_CHECK(shard.numel() == mine.size(), "shard of {} for a part of {}", shard.numel(),
                mine.size());
+  const activity::Waits waits(activity::Collective::reduce_scatter);
   collectives_->reduce_scatter_sum(shard, full, part);
 }
 
@@ -42,6 +45,7 @@ void DeviceCommunicator::abort(int code) {
 
 void DeviceCommunicator::all_gather(Tensor full, std::int64_t part) {
   STRATA_CHECK(full.device == device_, "a tensor on another device");
+  const activity::Waits waits(activity::Collective::all_gather);
   collectives_->all_gather(full, part);
 }
 

@@ -11,6 +11,7 @@
 #include <exception>
 #include <thread>
 
+#include "core/activity.hpp"
 #include "dist/sum.hpp"
 
 namespace strata {
@@ -125,12 +126,14 @@ void MpiCommunicator::exchange(std::span<const Message> receive, std::span<const
 }
 
 void MpiCommunicator::barrier() {
+  const activity::Waits waits(activity::Collective::barrier);
   std::vector<MPI_Request> request(1);
   check_mpi(MPI_Ibarrier(comm_, request.data()), "MPI_Ibarrier");
   wait(request, "MPI_Ibarrier");
 }
 
 void MpiCommunicator::broadcast(std::span<std::byte> bytes, int root) {
+  const activity::Waits waits(activity::Collective::broadcast);
   const auto total = static_cast<std::int64_t>(bytes.size());
   for (std::int64_t at = 0; at < total; at += options_.max_message_bytes) {
     const auto n = static_cast<int>(std::min(options_.max_message_bytes, total - at));
@@ -142,6 +145,7 @@ void MpiCommunicator::broadcast(std::span<std::byte> bytes, int root) {
 }
 
 void MpiCommunicator::all_reduce_sum(std::span<double> values) {
+  const activity::Waits waits(activity::Collective::sum);
   const auto n = static_cast<std::int64_t>(values.size());
   std::vector<double> all(values.size() * size_), column(size_);
   std::copy(values.begin(), values.end(), all.begin() + n * rank_);
@@ -154,6 +158,7 @@ void MpiCommunicator::all_reduce_sum(std::span<double> values) {
 }
 
 void MpiCommunicator::all_reduce_max(std::span<std::int64_t> values) {
+  const activity::Waits waits(activity::Collective::max);
   STRATA_CHECK(values.size() <= INT_MAX);
   std::vector<MPI_Request> request(1);
   check_mpi(MPI_Iallreduce(MPI_IN_PLACE, values.data(), static_cast<int>(values.size()),
@@ -163,6 +168,7 @@ void MpiCommunicator::all_reduce_max(std::span<std::int64_t> values) {
 }
 
 void MpiCommunicator::reduce_scatter_sum(Tensor shard, Tensor full, std::int64_t part) {
+  const activity::Waits waits(activity::Collective::reduce_scatter);
   check_reduce_scatter(*this, shard, full, part);
   // In rounds over stretches of the parts, so that what is received stays small: every peer's
   // stretch of my part comes in, the same stretch of every peer's part goes out.
@@ -197,6 +203,7 @@ void MpiCommunicator::reduce_scatter_sum(Tensor shard, Tensor full, std::int64_t
 }
 
 void MpiCommunicator::all_gather(Tensor full, std::int64_t part) {
+  const activity::Waits waits(activity::Collective::all_gather);
   STRATA_CHECK(full.shape.rank() == 1 && full.device == host_device);
   STRATA_CHECK(part * size_ >= full.numel(), "{} parts of {} for {} elements", size_, part,
                full.numel());
@@ -213,6 +220,7 @@ void MpiCommunicator::all_gather(Tensor full, std::int64_t part) {
 }
 
 std::vector<std::string> MpiCommunicator::all_gather_strings(const std::string& mine) {
+  const activity::Waits waits(activity::Collective::gather_strings);
   std::vector<std::int64_t> lengths(size_);
   lengths[rank_] = static_cast<std::int64_t>(mine.size());
   all_gather(view_of(lengths.data(), {size_}), 1);

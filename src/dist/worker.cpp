@@ -2,6 +2,8 @@
 
 #include <chrono>
 
+#include "core/activity.hpp"
+
 namespace strata {
 
 namespace {
@@ -52,6 +54,7 @@ void Worker::wait_until(const std::function<bool()>& condition) {
   std::unique_lock lock(mutex_);
   if (!error_ && condition()) return;
   const Timed timed(wait_seconds_);
+  const activity::Waits waits(activity::Collective::thread);
   finished_.wait(lock, [&] { return error_ || condition(); });
   if (error_) std::rethrow_exception(error_);
 }
@@ -61,6 +64,7 @@ void Worker::drain() {
 }
 
 void Worker::run() {
+  activity::set_thread(activity::Thread::gradients);
   std::unique_lock lock(mutex_);
   while (true) {
     posted_.wait(lock, [this] { return stop_ || !jobs_.empty(); });

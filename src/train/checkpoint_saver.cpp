@@ -3,6 +3,8 @@
 #include <condition_variable>
 #include <mutex>
 
+#include "core/activity.hpp"
+
 namespace strata {
 
 namespace {
@@ -70,7 +72,10 @@ void CheckpointSaver::begin(SaveOrder order) {
   STRATA_CHECK(!flight_, "a save is in flight");
   flight_ = std::make_shared<Flight>(std::move(order));
   if (!channel_) return fly(*flight_, communicator_);
-  thread_ = std::thread([flight = flight_, channel = channel_] { fly(*flight, *channel); });
+  thread_ = std::thread([flight = flight_, channel = channel_] {
+    activity::set_thread(activity::Thread::checkpoint);
+    fly(*flight, *channel);
+  });
 }
 
 void CheckpointSaver::before_change(IndexRange elements) {
@@ -90,7 +95,10 @@ double CheckpointSaver::seconds_in_flight() const {
 
 std::optional<SaveOutcome> CheckpointSaver::collect() {
   if (!flight_) return std::nullopt;
-  if (thread_.joinable()) thread_.join();
+  if (thread_.joinable()) {
+    const activity::Waits waits(activity::Collective::thread);
+    thread_.join();
+  }
   SaveOutcome outcome = std::move(flight_->outcome);
   flight_.reset();
   return outcome;

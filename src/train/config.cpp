@@ -139,6 +139,10 @@ void describe_machine(Table t, OptimizationConfig& c) {
             "checkpoints at multiples of this many steps are kept for good; 0 = none");
   t.integer("verify_every", c.verify_every, 0, 1e12, Effect::none,
             "steps between comparisons of the weights of all ranks by hash; 0 = never");
+  t.number(
+      "hang_timeout", c.hang_timeout, 0, 1e6, Effect::none,
+      "seconds without a sign of life after which a rank is ended (exit 86); ten times as long "
+      "where it loads, saves, validates or makes its first step; 0 = never");
 }
 
 void describe_validation(Table t, ValidationConfig& c) {

@@ -65,6 +65,7 @@ struct OptimizationConfig {
   std::int64_t keep = 3;
   std::int64_t keep_every = 0;
   std::int64_t verify_every = 100;
+  double hang_timeout = 60;
 };
 
 struct ValidationConfig {

@@ -103,6 +103,8 @@ bool is_gone(const Owner& owner, const Owner& me) {
   return askable && start_of_process(owner.pid) != owner.started;
 }
 
+constexpr std::string_view folder_name = "/.owner";
+
 std::string file_of(const std::string& folder, std::int64_t epoch) {
   return fmt::format("{}/{}{:08}{}", folder, prefix, epoch, suffix);
 }
@@ -159,7 +161,7 @@ std::string beat_text(const std::string& identity, std::uint64_t beats, bool end
 }  // namespace
 
 RunLock::RunLock(const std::string& dir, LockTiming timing)
-    : folder_(dir + "/.owner"),
+    : folder_(dir + std::string(folder_name)),
       timing_(timing),
       identity_(identity().dump()),
       looked_(Clock::now()) {
@@ -218,6 +220,10 @@ void RunLock::take_over(std::int64_t last) {
     epoch_ = last + 1;
   else
     ::unlink(path.c_str());
+}
+
+std::string RunLock::file(const std::string& dir, std::int64_t epoch) {
+  return file_of(dir + std::string(folder_name), epoch);
 }
 
 void RunLock::beat() {

@@ -35,6 +35,8 @@ class RunLock {
   RunLock& operator=(const RunLock&) = delete;
 
   std::int64_t epoch() const { return epoch_; }
+  /// Of the owner with this epoch; it goes when another takes the folder over.
+  static std::string file(const std::string& dir, std::int64_t epoch);
   /// Error(76) when another job has taken the folder over. Looks at the folder when that was last
   /// done more than a heartbeat ago.
   void confirm();

@@ -3,6 +3,7 @@
 #include <numeric>
 #include <vector>
 
+#include "core/activity.hpp"
 #include "core/transfer.hpp"
 #include "dist/device_communicator.hpp"
 #include "kernels/ops.hpp"
@@ -72,10 +73,13 @@ StepOutcome Learner::step(bool stop, StepDump* dump) {
   // order below does not depend on the number of ranks.
   std::vector<double> lanes(static_cast<std::size_t>(microbatches) * ranks + 1, 0.0);
 
+  activity::at_step(steps_ + 1);
   zero_.begin_step(microbatches);
   for (int m = 0; m < microbatches; ++m) {
+    activity::enter(activity::Section::data);
     const ArenaScope scope(exec_.arena);
     const Batch batch = loader_->next();
+    activity::enter(activity::Section::step);
     const Conditioning caption =
         make_conditioning(exec_, batch, dtype, key_, c.caption_drop, config_.data.pooled);
     const Tensor latents = draw_latents(exec_, key_, batch, batch.epochs);
@@ -101,11 +105,13 @@ StepOutcome Learner::step(bool stop, StepDump* dump) {
     if (dump) dump->add(batch, latents, noised, caption, loss);
   }
 
+  activity::enter(activity::Section::verify);
   // Before the update: it gathers every weight anew, and what was wrong in this step would not
   // show.
   if (c.verify_every > 0 && (steps_ + 1) % c.verify_every == 0)
     check_replicas(communicator_, zero_.weights().flat(), fmt::format("step {}", steps_ + 1));
 
+  activity::enter(activity::Section::update);
   lanes.back() = stop ? 1 : 0;
   communicator_.all_reduce_sum(lanes);
   const double sum = std::accumulate(lanes.begin(), lanes.end() - 1, 0.0);

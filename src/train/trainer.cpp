@@ -1,14 +1,18 @@
 #include "train/trainer.hpp"
 
+#include <unistd.h>
+
 #include <chrono>
 #include <cmath>
 #include <filesystem>
 #include <optional>
 
+#include "core/activity.hpp"
 #include "core/file.hpp"
 #include "core/log.hpp"
 #include "core/process.hpp"
 #include "core/progress.hpp"
+#include "dist/monitor.hpp"
 #include "train/checkpoint_saver.hpp"
 #include "train/metrics.hpp"
 #include "train/plan.hpp"
@@ -25,6 +29,7 @@ namespace strata {
 namespace {
 
 using Clock = std::chrono::steady_clock;
+using activity::Section;
 
 constexpr int most_skipped_in_a_row = 3;
 constexpr int most_failed_saves_in_a_row = 3;
@@ -114,6 +119,8 @@ void Run::prepare_folder() {
     std::filesystem::remove(folder_.exit_note());
   });
   communicator_.broadcast(std::as_writable_bytes(std::span(&epoch_, 1)), 0);
+  activity::set_paths(folder_.exit_note().c_str(), folder_.hang_log().c_str(),
+                      RunLock::file(folder_.dir, epoch_).c_str());
 }
 
 void Run::resume_from(const CheckpointInfo& info) {
@@ -127,6 +134,7 @@ void Run::resume_from(const CheckpointInfo& info) {
 }
 
 void Run::resume_or_start() {
+  activity::enter(Section::load);
   const CheckpointShard shard = checkpoint_shard(learner_);
   const auto check = same_run();
   if (options_.resume != "never" && options_.resume != "auto")
@@ -155,10 +163,10 @@ void Run::open_records() {
   const Flops flops = learner_.unet().flops(latent[1], latent[2],
                                             text.tokens / std::max<std::int64_t>(text.count, 1));
   flops_an_image_ = flops.forward + flops.backward;
-  say(fmt::format("rank {} of {}: {} threads, microbatch {}, {} samples, {} parameters",
-                  communicator_.rank(), communicator_.size(), learner_.exec().threads(),
-                  learner_.microbatch(), learner_.caches().size(),
-                  learner_.unet().parameters().numel()));
+  say(fmt::format(
+      "rank {} of {}: process {} on {}, {} threads, microbatch {}, {} samples, {} parameters",
+      communicator_.rank(), communicator_.size(), getpid(), host_name(), learner_.exec().threads(),
+      learner_.microbatch(), learner_.caches().size(), learner_.unet().parameters().numel()));
 }
 
 /// Whether the run goes on from here, not from a checkpoint that it went back to.
@@ -188,6 +196,7 @@ void Run::go_back(const std::string& why) {
   if (step() <= went_back_from_)
     fail(Exit::numerics, "{}, as before from the last checkpoint on: data or model", why);
   went_back_from_ = step();
+  activity::enter(Section::load);
   end_save();
   const auto info = load_latest_checkpoint(communicator_, folder_.checkpoints(),
                                            checkpoint_shard(learner_), same_run());
@@ -250,6 +259,7 @@ void Run::write_dump(const StepDump& dump, const StepOutcome& outcome) const {
 }
 
 void Run::validate_now() {
+  activity::enter(Section::validate);
   ValidationOptions options;
   options.timesteps = static_cast<int>(config_.validation.timesteps);
   options.microbatch = learner_.microbatch();
@@ -265,6 +275,7 @@ void Run::validate_now() {
 }
 
 void Run::preview_now() {
+  activity::enter(Section::samples);
   const std::string dir = folder_.samples(step()), partial = dir + ".partial";
   if (is_first_rank()) {
     std::filesystem::remove_all(partial);
@@ -332,6 +343,7 @@ void Run::end_save() {
 
 /// A checkpoint is due. Where the one before it is still being written this one is left out.
 void Run::save() {
+  activity::enter(Section::save);
   std::int64_t is_busy[] = {saver_.done() ? 0 : 1};
   communicator_.all_reduce_max(is_busy);
   if (is_busy[0] == 0) {
@@ -347,6 +359,7 @@ void Run::save() {
 
 /// The last checkpoint, or one that was asked for: it must be there before the run ends.
 void Run::save_and_wait() {
+  activity::enter(Section::save);
   end_save();
   begin_save();
   end_save();
@@ -421,6 +434,7 @@ TrainResult Run::train_to_the_end() {
                                         static_cast<double>(config_.train.batch) / step_s));
     result = {step(), outcome.loss, outcome.stop && step() < config_.train.steps};
   }
+  activity::enter(Section::end);
   progress.finish(fmt::format("loss {:.4f}", result.loss));
   if (result.stopped) {
     say(fmt::format("stopped on request{} at step {}: a checkpoint is saved",
@@ -445,6 +459,7 @@ TrainResult run_training(const TrainConfig& config, const TrainOptions& options,
                          Communicator& communicator) {
   try {
     microbatch_of(config, communicator.size());
+    watch_for_hangs(config.train.hang_timeout);
     Run run(config, options, communicator);
     return run.train();
   } catch (const Error& e) {

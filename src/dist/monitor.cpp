@@ -1,0 +1,149 @@
+#include "dist/monitor.hpp"
+
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <charconv>
+#include <csignal>
+#include <cstdlib>
+#include <cstring>
+#include <new>
+#include <string>
+#include <vector>
+
+#include "core/last_words.hpp"
+#include "core/log.hpp"
+#include "core/process.hpp"
+#include "dist/monitor_process.hpp"
+
+namespace strata {
+
+namespace {
+
+using activity::Board;
+
+std::int64_t number_in(const char* variable, std::int64_t otherwise) {
+  const char* text = std::getenv(variable);
+  std::int64_t value = otherwise;
+  if (text) std::from_chars(text, text + std::char_traits<char>::length(text), value);
+  return value;
+}
+
+/// By the launcher's word: MPI cannot be asked before it is initialised.
+std::int64_t local_rank_of_launcher() {
+  return number_in("OMPI_COMM_WORLD_LOCAL_RANK", number_in("SLURM_LOCALID", 0));
+}
+
+bool has_launcher() {
+  return std::getenv("OMPI_COMM_WORLD_SIZE") || std::getenv("PMIX_RANK") ||
+         std::getenv("SLURM_STEP_ID");
+}
+
+Board* map_board(int fd) {
+  void* memory = mmap(nullptr, sizeof(Board), PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+  return memory == MAP_FAILED ? nullptr : static_cast<Board*>(memory);
+}
+
+void end_with_hang(int) {
+  _exit(static_cast<int>(Exit::hang));
+}
+
+/// The process is on its own from here: no descriptors but the shared ones, no signals.
+[[noreturn]] void become_monitor(Board& board, int launcher, int alive) {
+  prctl(PR_SET_NAME, "strata-monitor");
+  sigset_t all;
+  sigfillset(&all);
+  sigprocmask(SIG_SETMASK, &all, nullptr);
+  const int nothing = open("/dev/null", O_RDWR);
+  dup2(nothing, STDIN_FILENO);
+  dup2(nothing, STDOUT_FILENO);
+  for (int fd = STDERR_FILENO + 1; fd < 1024; ++fd)
+    if (fd != alive) close(fd);
+  watch_ranks(board, launcher, alive);
+}
+
+}  // namespace
+
+void remove_launchers_segments() {
+  const std::int64_t job = number_in("PMIX_NAMESPACE", 0);
+  for (int rank = 0; job > 0 && rank < activity::most_ranks; ++rank)
+    unlink(fmt::format("/dev/shm/vader_segment.{}.{}.{:x}.{}", host_name(), geteuid(), job, rank)
+               .c_str());
+}
+
+int hang_signal() {
+  return SIGRTMAX - 3;
+}
+
+Monitor::Monitor() {
+  std::signal(hang_signal(), end_with_hang);
+  activity::begin(static_cast<int>(number_in("OMPI_COMM_WORLD_RANK", number_in("PMIX_RANK", 0))));
+  if (local_rank_of_launcher() != 0) return;
+  int pipe_ends[2];
+  memory_ = memfd_create("strata-monitor", MFD_CLOEXEC);
+  if (memory_ < 0 || ftruncate(memory_, sizeof(Board)) != 0 || !(board_ = map_board(memory_)) ||
+      pipe2(pipe_ends, O_CLOEXEC) != 0) {
+    log::warn("no monitor: {}", std::strerror(errno));
+    board_ = nullptr;
+    return;
+  }
+  new (board_) Board;
+  activity::use(*board_, 0);
+  const int launcher = has_launcher() ? getppid() : 0;
+  child_ = fork();
+  if (child_ == 0) {
+    close(pipe_ends[1]);
+    become_monitor(*board_, launcher, pipe_ends[0]);
+  }
+  close(pipe_ends[0]);
+  alive_ = pipe_ends[1];
+  if (child_ < 0) log::warn("no monitor: fork: {}", std::strerror(errno));
+}
+
+Monitor::~Monitor() {
+  activity::set_life(activity::Life::ended);
+  if (child_ <= 0) return;
+  close(alive_);
+  waitpid(child_, nullptr, 0);
+}
+
+void Monitor::join(Communicator& world) {
+  activity::begin(world.rank());
+  answer_crashes();
+  // Where a process id means the same process, and whose board is to be opened there.
+  const std::string node = host_name() + " " + boot_id() + " " + pid_namespace();
+  const auto all =
+      world.all_gather_strings(fmt::format("{} {} {}", child_ > 0 ? getpid() : 0, memory_, node));
+  std::string leaders_board;
+  int index = 1;
+  for (int rank = 0; rank < world.size(); ++rank) {
+    int pid = 0, fd = -1;
+    char* end = nullptr;
+    pid = static_cast<int>(std::strtol(all[rank].c_str(), &end, 10));
+    fd = static_cast<int>(std::strtol(end, &end, 10));
+    if (node != end + 1) continue;
+    if (pid > 0 && leaders_board.empty()) leaders_board = fmt::format("/proc/{}/fd/{}", pid, fd);
+    if (rank < world.rank() && pid == 0) ++index;
+  }
+  std::string problem;
+  if (child_ <= 0 && world.size() > 1) {
+    const int fd = leaders_board.empty() ? -1 : open(leaders_board.c_str(), O_RDWR | O_CLOEXEC);
+    Board* const shared = fd >= 0 && index < activity::most_ranks ? map_board(fd) : nullptr;
+    if (fd >= 0) close(fd);
+    if (shared)
+      activity::use(*(board_ = shared), index);
+    else
+      log::warn("this rank has no monitor: a hang will not be seen");
+  }
+  world.barrier();  // the leader's board may not go before the others have opened it
+}
+
+void watch_for_hangs(double seconds) {
+  activity::board().limit_ms = static_cast<std::int64_t>(seconds * 1000);
+}
+
+}  // namespace strata
