@@ -9,9 +9,9 @@
 #include "core/activity.hpp"
 #include "core/error.hpp"
 #include "core/log.hpp"
+#include "core/stop_signals.hpp"
 #include "dist/communicator.hpp"
 #include "dist/monitor.hpp"
-#include "train/signals.hpp"
 
 namespace {
 
@@ -20,18 +20,20 @@ using namespace strata;
 struct Command {
   std::string_view name, about;
   int (*run)(const commands::Arguments&, Communicator&);
-  bool parallel;  // runs under mpirun or srun with any number of ranks
+  bool parallel;       // runs under mpirun or srun with any number of ranks
+  bool stops = false;  // on request, to be continued: exit 75
 };
 
 constexpr Command table[] = {
     {"index", "images and captions -> index.jsonl, the fixed list of samples", commands::index,
      false},
     {"cache", "text | latents | verify | stats: the HDF5 caches of embeddings and latents",
-     commands::cache, true},
-    {"train", "trains a U-Net from a TOML config, sharded over the ranks", commands::train, true},
+     commands::cache, true, true},
+    {"train", "trains a U-Net from a TOML config, sharded over the ranks", commands::train, true,
+     true},
     {"config", "show | validate | diff | keys of a training config", commands::config, false},
-    {"sample", "prompts -> PNG images", commands::sample, true},
-    {"upsample", "short prompts -> detailed prompts", commands::upsample, true},
+    {"sample", "prompts -> PNG images", commands::sample, true, true},
+    {"upsample", "short prompts -> detailed prompts", commands::upsample, true, true},
     {"score", "images + prompts -> a score per image", commands::score, true},
     {"report", "scores and runs -> tables, figures, one HTML page", commands::report, false},
     {"convert", "checkpoint <-> diffusers folder", commands::convert, false},
@@ -68,6 +70,10 @@ int run(const Command& command, const commands::Arguments& arguments, Communicat
   try {
     return command.run(arguments, world);
   } catch (const Error& e) {
+    if (e.code() == Exit::requeue) {
+      log::info("{}", e.what());
+      return static_cast<int>(Exit::requeue);
+    }
     return report_failure(world, e.what(), e.code());
   } catch (const std::bad_alloc&) {
     return report_failure(world, "out of memory", Exit::internal);
@@ -92,8 +98,8 @@ int main(int argc, char** argv) {
   for (const auto& command : table) {
     if (command.name != name) continue;
     const commands::Arguments arguments(argv + 2, argv + argc);
-    // A stop that is asked for before training can answer it is kept, not fatal.
-    if (name == "train") hold_stop_signals();
+    // A stop that is asked for before the command can answer it is kept, not fatal.
+    if (command.stops) hold_stop_signals();
     try {
       std::optional<Monitor> monitor;
       if (command.parallel) monitor.emplace();

@@ -41,6 +41,7 @@ enum class Life : int { absent, running, failing, ended };
 struct alignas(128) Slot {
   std::atomic<Life> life{Life::absent};
   std::atomic<int> rank{0}, pid{0};
+  std::atomic<int> stop_signal{0};  // this rank was asked to stop
   std::atomic<Section> section{Section::start};
   std::atomic<std::int64_t> step{0}, steps{0};  // its number; how many this process has begun
   struct Channel {

@@ -79,4 +79,15 @@ void together(Communicator& comm, const std::function<void()>& work) {
   agree(comm, code, problem);
 }
 
+void together_until_stopped(Communicator& comm, const std::function<void()>& work) {
+  std::string stopped;
+  try {
+    work();
+  } catch (const Error& error) {
+    if (error.code() != Exit::requeue) throw;
+    stopped = error.what();
+  }
+  agree(comm, Exit::requeue, stopped);
+}
+
 }  // namespace strata

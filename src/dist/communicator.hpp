@@ -79,6 +79,9 @@ std::unique_ptr<Communicator> local_communicator();
 void agree(Communicator& comm, Exit code, const std::string& problem);
 /// Runs `work` on this rank, then all ranks agree whether it worked everywhere. Collective.
 void together(Communicator& comm, const std::function<void()>& work);
+/// The same for long work: a stop on one rank (Error(75) of `check_stop`) becomes all ranks' stop
+/// when each has ended its work; any other error is thrown at once, by this rank alone. Collective.
+void together_until_stopped(Communicator& comm, const std::function<void()>& work);
 
 /// Initialises MPI on construction when this process was started by a launcher (mpirun, or srun
 /// with PMIx), or is alone as one rank without MPI; finalises on destruction. One per process,

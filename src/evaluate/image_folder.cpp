@@ -8,6 +8,7 @@
 #include "core/error.hpp"
 #include "core/file.hpp"
 #include "core/progress.hpp"
+#include "core/stop_signals.hpp"
 
 namespace strata {
 
@@ -135,8 +136,7 @@ std::int64_t fill(Communicator& communicator, const Folder& folder, int batch,
   const auto total = static_cast<std::int64_t>(missing.size());
   const std::int64_t stride = std::int64_t{batch} * communicator.size();
   Progress progress(fmt::format("sample cfg {}", format_cfg(folder.cfg())), total, "images");
-  for (std::int64_t begin = std::int64_t{batch} * communicator.rank(); begin < total;
-       begin += stride) {
+  const auto make_from = [&](std::int64_t begin) {
     const std::int64_t end = std::min(begin + batch, total);
     std::vector<ImageRequest> requests;
     for (std::int64_t i = begin; i < end; ++i) requests.push_back(folder.request(missing[i]));
@@ -144,8 +144,14 @@ std::int64_t fill(Communicator& communicator, const Folder& folder, int batch,
     STRATA_CHECK(images.size() == requests.size());
     for (std::int64_t i = begin; i < end; ++i) folder.write(missing[i], images[i - begin]);
     progress.update(std::min(begin + stride, total));
-  }
-  communicator.barrier();
+  };
+  together_until_stopped(communicator, [&] {
+    for (std::int64_t begin = std::int64_t{batch} * communicator.rank(); begin < total;
+         begin += stride) {
+      check_stop();
+      make_from(begin);
+    }
+  });
   progress.finish();
   return total;
 }

@@ -8,6 +8,7 @@
 #include "core/file.hpp"
 #include "core/json.hpp"
 #include "core/progress.hpp"
+#include "core/stop_signals.hpp"
 #include "data/index.hpp"
 #include "evaluate/journal.hpp"
 #include "evaluate/prompts.hpp"
@@ -151,15 +152,15 @@ UpsampleReport upsample(Communicator& communicator, const UpsampleWork& work,
   const auto before = total - static_cast<std::int64_t>(missing.size());
   Progress progress("upsample", total, "prompts");
   progress.update(before);
-  if (!mine.empty()) {
+  together_until_stopped(communicator, [&] {
+    if (mine.empty()) return;
     Journal journal(folder, communicator.rank());
     std::int64_t own = 0;
     make(mine, [&](std::size_t row, const std::string& text) {
       journal.append(row, std::string(trimmed(text)));
       progress.update(before + ++own * (total - before) / std::ssize(mine));
     });
-  }
-  communicator.barrier();
+  });
   progress.finish();
   if (first) {
     std::vector<std::string> texts(report.rows);

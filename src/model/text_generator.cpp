@@ -5,6 +5,7 @@
 
 #include "core/error.hpp"
 #include "core/file.hpp"
+#include "core/stop_signals.hpp"
 #include "model/config_reader.hpp"
 #include "model/kv_cache.hpp"
 
@@ -48,6 +49,7 @@ class TextGenerator::Run {
 
   void to_end() {
     for (bool more = true; more || !texts_.empty();) {
+      check_stop();  // texts that are not at their end are made anew
       more = more && admit();
       if (!texts_.empty()) step();
     }

@@ -5,6 +5,7 @@
 
 #include "core/error.hpp"
 #include "core/progress.hpp"
+#include "core/stop_signals.hpp"
 
 namespace strata {
 
@@ -78,13 +79,16 @@ bool build_shared(Communicator& communicator, const SharedBuild& job, const Shar
     own_rows += plan.rows_in(shard);
   }
   SharedProgress progress(job, rows, own_rows);
-  for (std::int64_t shard : mine) {
-    std::vector<CacheBuilder*> unfinished;
-    for (std::size_t builder : missing[shard]) unfinished.push_back(&job.builders[builder]);
-    build(shard, unfinished,
-          [&](std::int64_t done, const std::string& beside) { progress.add(done, beside); });
-  }
-  communicator.barrier();
+  together_until_stopped(communicator, [&] {
+    for (std::int64_t shard : mine) {
+      std::vector<CacheBuilder*> unfinished;
+      for (std::size_t builder : missing[shard]) unfinished.push_back(&job.builders[builder]);
+      build(shard, unfinished, [&](std::int64_t done, const std::string& beside) {
+        check_stop();
+        progress.add(done, beside);
+      });
+    }
+  });
   progress.finish();
   if (first)
     for (std::size_t builder : open) job.builders[builder].publish();

@@ -28,7 +28,7 @@ using ShardBuild = std::function<void(std::int64_t shard, std::span<CacheBuilder
 
 /// Collective. Rank 0 prepares the folders and lists the shards still missing somewhere; the i-th
 /// of them is built by rank i % size; then rank 0 publishes. False when every cache was finished
-/// before.
+/// before. Error(75) when a stop was asked for: shards that were begun then are begun anew later.
 bool build_shared(Communicator& communicator, const SharedBuild& job, const ShardBuild& build);
 
 }  // namespace strata

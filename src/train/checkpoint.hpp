@@ -48,6 +48,7 @@ struct CheckpointInfo {
   std::string host_json;      // a JSON object: everything else that influences the next step
   std::string manifest_hash;  // SHA-256, identifies the checkpoint (the images manifest names it)
   std::vector<std::string> kinds;
+  std::vector<std::string> refused;  // "name: why" of newer ones that load_latest_checkpoint passed
 };
 
 /// SHA-256 over names, shapes and layouts in the table's order of definition.

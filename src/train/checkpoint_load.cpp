@@ -1,3 +1,5 @@
+#include <fmt/ranges.h>
+
 #include <algorithm>
 #include <cstring>
 #include <filesystem>
@@ -23,7 +25,8 @@ CheckpointInfo info_of(const std::string& path, const Manifest& manifest, std::s
           manifest.model_hash,
           manifest.host_json,
           manifest_hash(text),
-          manifest.kinds};
+          manifest.kinds,
+          {}};
 }
 
 /// From parameter id to tensor of the manifest; Error(78) unless both hold the same tensors.
@@ -163,20 +166,24 @@ std::optional<CheckpointInfo> load_latest_checkpoint(Communicator& comm, const s
   });
   names = broadcast_text(comm, names);
   if (names.empty()) return std::nullopt;
-  std::string reasons;
+  std::vector<std::string> refused;
   while (!names.empty()) {
     names.pop_back();
     const std::size_t line = names.find_last_of('\n');
     const std::string name = line == std::string::npos ? names : names.substr(line + 1);
     names.resize(names.size() - name.size());
-    const Attempt attempt = try_load(comm, root + "/" + name, shard, check);
-    if (attempt.problem.empty()) return attempt.info;
+    Attempt attempt = try_load(comm, root + "/" + name, shard, check);
+    if (attempt.problem.empty()) {
+      attempt.info.refused = std::move(refused);
+      return attempt.info;
+    }
     if (comm.rank() == 0)
       log::warn("checkpoint {} is refused: {}{}", name, attempt.problem,
                 names.empty() ? "" : "; trying the one before it");
-    reasons += fmt::format("{}{}: {}", reasons.empty() ? "" : "; ", name, attempt.problem);
+    refused.push_back(fmt::format("{}: {}", name, attempt.problem));
   }
-  fail(Exit::no_checkpoint, "{}: checkpoints exist but none is valid ({})", root, reasons);
+  fail(Exit::no_checkpoint, "{}: checkpoints exist but none is valid ({})", root,
+       fmt::join(refused, "; "));
 }
 
 CheckpointInfo load_checkpoint(Communicator& comm, const std::string& path,

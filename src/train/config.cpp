@@ -143,6 +143,9 @@ void describe_machine(Table t, OptimizationConfig& c) {
       "hang_timeout", c.hang_timeout, 0, 1e6, Effect::none,
       "seconds without a sign of life after which a rank is ended (exit 86); ten times as long "
       "where it loads, saves, validates or makes its first step; 0 = never");
+  t.integer(
+      "give_up_after", c.give_up_after, 0, 1e6, Effect::none,
+      "restarts in a row without a new checkpoint until a start refuses (exit 89); 0 = never");
 }
 
 void describe_validation(Table t, ValidationConfig& c) {

@@ -66,6 +66,7 @@ struct OptimizationConfig {
   std::int64_t keep_every = 0;
   std::int64_t verify_every = 100;
   double hang_timeout = 60;
+  std::int64_t give_up_after = 3;
 };
 
 struct ValidationConfig {

@@ -21,8 +21,9 @@ std::string RunFolder::log(int rank) const {
 }
 
 void RunFolder::clear() const {
-  for (const auto& path : {checkpoints(), metrics(), validation(), tensorboard(), logs(),
-                           dir + "/dump", dir + "/samples", exit_note(), provenance(), config()}) {
+  for (const auto& path :
+       {checkpoints(), metrics(), validation(), tensorboard(), logs(), dir + "/dump",
+        dir + "/samples", exit_note(), restarts(), provenance(), config()}) {
     std::error_code error;
     std::filesystem::remove_all(path, error);
     if (error) fail(Exit::io, "{}: cannot be removed: {}", path, error.message());

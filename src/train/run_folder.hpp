@@ -21,6 +21,7 @@ struct RunFolder {
   std::string checkpoints() const { return dir + "/checkpoints"; }
   std::string dump(std::int64_t step, int rank) const;  // dump/step-K.rank-R.safetensors
   std::string samples(std::int64_t step) const;         // samples/step-00001000
+  std::string restarts() const { return dir + "/restarts.json"; }
   std::string hang_log() const { return logs() + "/hang.log"; }
   std::string log(int rank) const;  // log/rank-00000.log
   /// Removes everything that a run has written here. Error(74).

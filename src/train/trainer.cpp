@@ -12,15 +12,16 @@
 #include "core/log.hpp"
 #include "core/process.hpp"
 #include "core/progress.hpp"
+#include "core/stop_signals.hpp"
 #include "dist/monitor.hpp"
 #include "train/checkpoint_saver.hpp"
 #include "train/metrics.hpp"
 #include "train/plan.hpp"
 #include "train/provenance.hpp"
+#include "train/restarts.hpp"
 #include "train/run_lock.hpp"
 #include "train/run_state.hpp"
 #include "train/setup.hpp"
-#include "train/signals.hpp"
 #include "train/step.hpp"
 #include "train/validation.hpp"
 
@@ -46,6 +47,7 @@ class Run {
         options_(options),
         communicator_(communicator),
         folder_{config.output.dir},
+        restarts_(folder_.restarts()),
         learner_(config, communicator),
         saver_(communicator, config.train.checkpoint_background) {
     learner_.before_change([this](IndexRange elements) { saver_.before_change(elements); });
@@ -73,6 +75,7 @@ class Run {
   void save_and_wait();
   void begin_save();
   void end_save();
+  void look_after_save();
   void say(const std::string& text);
 
   bool is_first_rank() const { return communicator_.rank() == 0; }
@@ -83,6 +86,7 @@ class Run {
   const TrainOptions& options_;
   Communicator& communicator_;
   const RunFolder folder_;
+  const Restarts restarts_;
   StopSignals signals_;
   std::optional<RunLock> lock_;  // rank 0
   std::int64_t epoch_ = 0;       // of the lock
@@ -124,6 +128,8 @@ void Run::prepare_folder() {
 }
 
 void Run::resume_from(const CheckpointInfo& info) {
+  for (const std::string& refused : info.refused)
+    log_->append(fmt::format("{} checkpoint refused: {}", utc_now(), refused));
   const RunState state = parse_run_state(info);
   skipped_ = state.skipped;
   learner_.zero().restore_parameters();
@@ -324,6 +330,7 @@ void Run::end_save() {
   if (!outcome) return;
   if (!outcome->error) {
     failed_saves_ = 0;
+    if (is_first_rank()) restarts_.forget();
     log_->append(fmt::format("{} checkpoint {} in {:.2f} s, of which training waited {:.3f} s",
                              utc_now(), outcome->info.path, outcome->seconds,
                              outcome->delay_seconds));
@@ -339,6 +346,16 @@ void Run::end_save() {
     if (is_first_rank()) log::warn("ALARM: {}; training goes on", text);
     log_->append(utc_now() + " ALARM: " + text);
   }
+}
+
+/// At the end of every step.
+void Run::look_after_save() {
+  if (!saver_.in_flight()) return;
+  if (saver_.done()) return end_save();
+  const double most = 10 * config_.train.hang_timeout, so_far = saver_.seconds_in_flight();
+  if (most > 0 && so_far > most)
+    fail(Exit::io, "{}: a checkpoint has been in the writing for {:.0f} s", folder_.checkpoints(),
+         so_far);
 }
 
 /// A checkpoint is due. Where the one before it is still being written this one is left out.
@@ -367,12 +384,13 @@ void Run::save_and_wait() {
   begin_save();  // once more, in a new folder
   const auto outcome = saver_.collect();
   if (outcome->error) std::rethrow_exception(outcome->error);
+  if (is_first_rank()) restarts_.forget();
 }
 
 void Run::after_step(const StepOutcome& outcome, double step_s) {
   const auto& c = config_.train;
   if (lock_) lock_->confirm();
-  if (saver_.in_flight() && saver_.done()) end_save();
+  look_after_save();
   if (!check_numerics(outcome)) return;
   trained_s_ += step_s;
   if (step() % c.log_every == 0 || step() == 1 || step() == c.steps || outcome.stop) {
@@ -419,6 +437,11 @@ TrainResult Run::train_to_the_end() {
     say(fmt::format("nothing to do: step {} of {} is done", step(), config_.train.steps));
     return result;
   }
+  together(communicator_, [&] {
+    if (!is_first_rank()) return;
+    if (options_.resume != "auto") restarts_.forget();
+    restarts_.begin(step(), config_.train.give_up_after);
+  });
   Progress progress("train", config_.train.steps, "steps");
   progress.update(step());
   recorded_step_ = step();

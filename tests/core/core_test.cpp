@@ -7,6 +7,7 @@
 #include "core/arena.hpp"
 #include "core/progress.hpp"
 #include "core/rng.hpp"
+#include "core/stop_signals.hpp"
 #include "core/transfer.hpp"
 
 namespace strata {
@@ -122,6 +123,20 @@ TEST(Progress, FormatsDurations) {
   EXPECT_EQ(format_duration(62), "1m02s");
   EXPECT_EQ(format_duration(3700), "1h01m");
   EXPECT_EQ(format_duration(90000), "1d01h");
+}
+
+TEST(StopSignals, AHeldSignalIsNotLost) {
+  hold_stop_signals();
+  raise(SIGUSR1);  // blocked: neither lost nor fatal
+  StopSignals signals;
+  EXPECT_TRUE(signals.requested());
+  EXPECT_EQ(signals.name(), "USR1");
+  EXPECT_THROW(check_stop(), Error);
+  StopSignals again;
+  check_stop();
+  EXPECT_FALSE(again.requested());
+  raise(SIGTERM);
+  EXPECT_EQ(again.name(), "TERM");
 }
 
 }  // namespace

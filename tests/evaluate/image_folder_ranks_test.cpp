@@ -3,10 +3,12 @@
 #include <gtest/gtest.h>
 #include <unistd.h>
 
+#include <csignal>
 #include <filesystem>
 #include <map>
 
 #include "core/file.hpp"
+#include "core/stop_signals.hpp"
 #include "evaluate/image_folder.hpp"
 #include "tests/dist/job.hpp"
 
@@ -43,8 +45,27 @@ TEST(ImageFolderRanks, FilesDoNotDependOnTheRanks) {
   };
 
   options.out = (dir / "ranks").string();
-  EXPECT_EQ(fill_image_folder(world(), set, options, make), 44);
-  EXPECT_LE(made, 44 / world().size() + 2 * options.batch);
+  {
+    // A stop on one rank is all ranks' stop; what was made stays made.
+    const StopSignals signals;
+    const MakeImages stopping = [&](std::span<const ImageRequest> requests, double cfg) {
+      if (world().rank() == world().size() - 1) std::raise(SIGUSR1);
+      return make(requests, cfg);
+    };
+    try {
+      fill_image_folder(world(), set, options, stopping);
+      ADD_FAILURE() << "went on";
+    } catch (const Error& error) {
+      EXPECT_EQ(error.code(), Exit::requeue);
+    }
+    EXPECT_FALSE(file_exists(options.out + "/cfg-7.0/manifest.jsonl"));
+    world().barrier();
+  }
+  const StopSignals signals;
+  const int before = made;
+  EXPECT_GE(before, 3);
+  EXPECT_LT(fill_image_folder(world(), set, options, make), 44);
+  EXPECT_LE(made, 44 / world().size() + 3 * options.batch);
   if (world().rank() == 0) {
     const auto alone = local_communicator();
     options.out = (dir / "alone").string();

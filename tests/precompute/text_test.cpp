@@ -3,7 +3,11 @@
 
 #include <gtest/gtest.h>
 
+#include <csignal>
+
 #include "core/error.hpp"
+#include "core/file.hpp"
+#include "core/stop_signals.hpp"
 #include "data/cache_reader.hpp"
 #include "tests/data/temporary_folder.hpp"
 #include "tests/dist/job.hpp"
@@ -50,6 +54,33 @@ TEST_F(TextCaches, AreTheSameBytesOnAnyRanks) {
   one.strategies = {"last", "layer:2", "norm_avg"};
   EXPECT_TRUE(cache_text(one, *alone));
   EXPECT_EQ(contents_of(dir_ + "/single"), contents_of(dir_ + "/alone"));
+}
+
+TEST_F(TextCaches, GoOnAfterAStop) {
+  for (const bool stream : {false, true}) {
+    TextCacheOptions options = text_options(dir_, stream ? "streamed" : "stopped");
+    options.stream = stream;
+    {
+      const StopSignals signals;
+      if (world().rank() == world().size() - 1) std::raise(SIGTERM);
+      try {
+        cache_text(options, world());
+        ADD_FAILURE() << "went on";
+      } catch (const Error& error) {
+        EXPECT_EQ(error.code(), Exit::requeue);
+      }
+      world().barrier();
+      EXPECT_FALSE(file_exists(options.out + "/last/manifest.json"));
+      world().barrier();
+    }
+    const StopSignals signals;
+    EXPECT_TRUE(cache_text(options, world()));
+    if (world().rank() != 0) continue;
+    TextCacheOptions whole = text_options(dir_, "whole");
+    whole.overwrite = true;
+    cache_text(whole, *local_communicator());
+    EXPECT_EQ(contents_of(options.out), contents_of(whole.out));
+  }
 }
 
 TEST_F(TextCaches, HoldWhatTheEncoderGives) {

@@ -13,7 +13,6 @@
 #include "event.pb.h"
 #include "train/metrics.hpp"
 #include "train/run_folder.hpp"
-#include "train/signals.hpp"
 #include "train/tensorboard.hpp"
 
 namespace strata {
@@ -129,18 +128,6 @@ TEST_F(Records, FolderNamesAreTheContracts) {
   EXPECT_EQ(run.samples(1000), "/r/samples/step-00001000");
   EXPECT_EQ(run.log(0), "/r/log/rank-00000.log");
   EXPECT_EQ(run.checkpoints(), "/r/checkpoints");
-}
-
-TEST(StopSignals, AHeldSignalIsNotLost) {
-  hold_stop_signals();
-  raise(SIGUSR1);  // blocked: neither lost nor fatal
-  StopSignals signals;
-  EXPECT_TRUE(signals.requested());
-  EXPECT_EQ(signals.name(), "USR1");
-  StopSignals again;
-  EXPECT_FALSE(again.requested());
-  raise(SIGTERM);
-  EXPECT_EQ(again.name(), "TERM");
 }
 
 }  // namespace

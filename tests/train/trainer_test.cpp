@@ -280,6 +280,33 @@ TEST_F(Training, NeverSilentlyAnotherRunOrFromZero) {
   }
 }
 
+TEST_F(Training, ThreeRestartsWithoutACheckpointAreEnough) {
+  const auto c = config("run", {"train.steps=9", "train.checkpoint_every=4", "samples.every=1"});
+  TrainOptions failing;
+  failing.make_preview = [] {
+    return [](const PreviewRequest& request) {
+      if (request.step % 4 == 3) fail(Exit::io, "no step further");
+    };
+  };
+  const auto times_until_89 = [&] {
+    for (int starts = 0;; ++starts)
+      if (const Exit code = code_of(c, failing); code != Exit::io)
+        return code == Exit::no_progress ? starts : -1;
+  };
+  EXPECT_EQ(times_until_89(), 4);  // the first start and three restarts
+  world().barrier();
+  if (world().rank() == 0) {
+    const RunFolder folder{c.output.dir};
+    const auto note = nlohmann::json::parse(read_file(folder.exit_note()));
+    EXPECT_EQ(note["code"], 89);
+    EXPECT_EQ(note["restart"], false);
+    std::filesystem::remove(folder.restarts());
+  }
+  world().barrier();
+  EXPECT_EQ(code_of(c), Exit::ok);
+  EXPECT_FALSE(file_exists(RunFolder{c.output.dir}.restarts()));
+}
+
 TEST_F(Training, KeepsAsManyCheckpointsAsAsked) {
   const auto c = config("run", {"train.steps=9", "train.checkpoint_every=1", "train.keep=2",
                                 "train.keep_every=4", "train.checkpoint_background=false"});

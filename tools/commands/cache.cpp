@@ -6,6 +6,7 @@
 
 #include "commands/eval_options.hpp"
 #include "core/log.hpp"
+#include "core/stop_signals.hpp"
 #include "data/cache_reader.hpp"
 #include "precompute/cache_latents.hpp"
 
@@ -65,6 +66,7 @@ int cache_latents(const Arguments& arguments, Communicator& world) {
   latents.batch = options.get<int>("batch");
   latents.rows_per_shard = options.get<std::int64_t>("rows-per-shard");
   latents.overwrite = options.flag("overwrite");
+  const StopSignals signals;
   strata::cache_latents(latents, world);
   return 0;
 }
@@ -125,6 +127,7 @@ int cache(const Arguments& arguments, Communicator& world) {
   const Arguments rest(arguments.begin() + (arguments.empty() ? 0 : 1), arguments.end());
   if (what == "text") return cache_text(rest, world);
   if (what == "latents") return cache_latents(rest, world);
+  release_stop_signals();
   if (what == "verify") return cache_verify(rest);
   if (what == "stats") return cache_stats(rest);
   if (what != "--help" && what != "-h")

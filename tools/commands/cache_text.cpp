@@ -4,6 +4,7 @@
 
 #include "commands/cache.hpp"
 #include "commands/eval_options.hpp"
+#include "core/stop_signals.hpp"
 
 namespace strata::commands {
 
@@ -38,6 +39,7 @@ int cache_text(const Arguments& arguments, Communicator& world) {
       "times 4 bytes a strategy, and 2 more in bf16 or 4 in fp32");
   add_encoder_options(options);
   if (!options.parse(arguments)) return 0;
+  const StopSignals signals;
 
   TextCacheOptions wanted;
   wanted.encoder = options.text("encoder");

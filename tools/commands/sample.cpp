@@ -6,6 +6,7 @@
 #include "core/file.hpp"
 #include "core/log.hpp"
 #include "core/safetensors.hpp"
+#include "core/stop_signals.hpp"
 #include "evaluate/denoiser.hpp"
 #include "evaluate/encode_prompts.hpp"
 #include "evaluate/image_folder.hpp"
@@ -245,6 +246,7 @@ int sample(const Arguments& arguments, Communicator& world) {
       "--prompts prompts.jsonl --out images --cfg 7.0");
   add_options(options);
   if (!options.parse(arguments)) return 0;
+  const StopSignals signals;
   if (options.has("checkpoint") == options.has("unet"))
     fail(Exit::usage, "sample: one of --checkpoint and --unet is needed");
   const DType dtype =

@@ -9,6 +9,7 @@
 #include "commands/generation_options.hpp"
 #include "core/file.hpp"
 #include "core/log.hpp"
+#include "core/stop_signals.hpp"
 #include "evaluate/lines.hpp"
 #include "model/weights.hpp"
 #include "text/unicode.hpp"
@@ -72,6 +73,7 @@ int upsample(const Arguments& arguments, Communicator& world) {
       "--out upsampled.jsonl --precision bf16");
   add_options(options);
   if (!options.parse(arguments)) return 0;
+  const StopSignals signals;
   if (options.has("prompts") == options.has("index"))
     fail(Exit::usage, "upsample: one of --prompts and --index is needed");
   GenerationOptions generation = generation_options(options);
