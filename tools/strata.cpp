@@ -86,6 +86,7 @@ int run(const Command& command, const commands::Arguments& arguments, Communicat
 
 int main(int argc, char** argv) {
   std::signal(SIGPIPE, SIG_IGN);
+  std::signal(SIGXFSZ, SIG_IGN);  // a file size limit is an error of write (EFBIG)
   const std::string name = argc > 1 ? argv[1] : "--help";
   if (name == "--help" || name == "-h" || name == "help") {
     print_usage(stdout);

@@ -40,7 +40,7 @@ void measure(const Way& way, Learner& learner, const TrainConfig& config, Commun
   CheckpointSaver saver(world, way.in_background);
   learner.before_change([&](IndexRange elements) { saver.before_change(elements); });
   std::vector<double> times;
-  double delay = 0, commit = 0;
+  double delay = 0, commit = 0, beginning = 0;
   int saved = 0, missed = 0;
   const auto take = [&](const std::optional<SaveOutcome>& outcome) {
     if (!outcome) return;
@@ -57,7 +57,9 @@ void measure(const Way& way, Learner& learner, const TrainConfig& config, Commun
       world.all_reduce_max(busy);
       if (busy[0] == 0) {
         take(saver.collect());
+        const auto begin = Clock::now();
         saver.begin(order_of(learner, config, world, root));
+        beginning += std::chrono::duration<double>(Clock::now() - begin).count();
       } else {
         ++missed;
       }
@@ -70,11 +72,12 @@ void measure(const Way& way, Learner& learner, const TrainConfig& config, Commun
   for (const double t : times) sum += t;
   std::sort(times.begin(), times.end());
   const auto at = [&](double q) { return 1e3 * times[static_cast<std::size_t>(q * (steps - 1))]; };
+  const double saves = std::max(saved, 1) / 1e3;
   log::info(
       "{:<10} {} steps: mean {:.2f} ms, median {:.2f}, p99 {:.2f}, most {:.2f}; {} saved, {} "
-      "missed, optimizer held {:.2f} ms a save, published after {:.0f} ms",
+      "missed; a save begins in {:.2f} ms, holds the optimizer {:.2f}, is published after {:.0f}",
       way.name, steps, 1e3 * sum / steps, at(0.5), at(0.99), at(1), saved, missed,
-      saved ? 1e3 * delay / saved : 0, saved ? 1e3 * commit / saved : 0);
+      beginning / saves, delay / saves, commit / saves);
 }
 
 }  // namespace

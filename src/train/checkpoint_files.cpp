@@ -12,6 +12,7 @@
 #include <thread>
 #include <utility>
 
+#include "core/activity.hpp"
 #include "core/file.hpp"
 
 namespace strata::checkpoint {
@@ -96,6 +97,7 @@ BlockReader::~BlockReader() {
 void BlockReader::load_block(int file, std::int64_t block) {
   const File& info = manifest_.files[file];
   const std::string path = folder_ + "/" + info.name;
+  activity::beat();
   block_ = -1;
   if (file != open_file_) {
     if (fd_ >= 0) ::close(std::exchange(fd_, -1));

@@ -65,27 +65,15 @@ std::string ValidationRecord::to_json() const {
   return j.dump();
 }
 
-LineLog::LineLog(const std::string& path) : path_(path) {
-  make_directories(std::filesystem::path(path).parent_path().string());
-  fd_ = open(path.c_str(), O_RDWR | O_CREAT | O_APPEND | O_CLOEXEC, 0644);
-  if (fd_ < 0) fail_errno(path, "open", true);
+LineLog::LineLog(const std::string& path) : file_(path, O_RDWR) {
   struct stat status {};
-  if (fstat(fd_, &status) != 0) fail_errno(path, "fstat");
-  const off_t whole = whole_lines(fd_, status.st_size, path);
-  if (whole != status.st_size && ftruncate(fd_, whole) != 0) fail_errno(path, "ftruncate");
-}
-
-LineLog::~LineLog() {
-  if (fd_ >= 0) close(fd_);
+  if (fstat(file_.fd(), &status) != 0) fail_errno(path, "fstat");
+  const off_t whole = whole_lines(file_.fd(), status.st_size, path);
+  if (whole != status.st_size && ftruncate(file_.fd(), whole) != 0) fail_errno(path, "ftruncate");
 }
 
 void LineLog::append(const std::string& line) {
-  const std::string text = line + "\n";
-  for (std::size_t done = 0; done < text.size();) {
-    const ssize_t n = write(fd_, text.data() + done, text.size() - done);
-    if (n < 0 && errno != EINTR) fail_errno(path_, "write");
-    if (n > 0) done += static_cast<std::size_t>(n);
-  }
+  file_.append(line + "\n");
 }
 
 MetricsLog::MetricsLog(const RunFolder& run)

@@ -6,6 +6,7 @@
 #include <memory>
 #include <string>
 
+#include "train/appended_file.hpp"
 #include "train/run_folder.hpp"
 #include "train/tensorboard.hpp"
 
@@ -39,14 +40,10 @@ struct ValidationRecord {
 class LineLog {
  public:
   explicit LineLog(const std::string& path);
-  ~LineLog();
-  LineLog(const LineLog&) = delete;
-  LineLog& operator=(const LineLog&) = delete;
   void append(const std::string& line);
 
  private:
-  std::string path_;
-  int fd_ = -1;
+  AppendedFile file_;
 };
 
 /// Rank 0's records. A resumed run appends: the later record of a step holds.

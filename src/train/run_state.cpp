@@ -64,8 +64,8 @@ std::string host_json(const RunState& state, const TrainConfig& config, Learner&
   j["updates"] = state.updates;
   j["skipped"] = state.skipped;
   j["sample_list_sha256"] = learner.caches().hash();
-  j["latents_sha256"] = cache_hash(config.data.latents);
-  j["text_sha256"] = cache_hash(config.data.text);
+  j["latents_sha256"] = learner.latents_hash();
+  j["text_sha256"] = learner.text_hash();
   j["text_strategy"] = text.strategy;
   j["text_max_tokens"] = text.max_tokens;
   j["text_attention"] = text.attention;
@@ -107,8 +107,8 @@ void check_same_run(const CheckpointInfo& info, const TrainConfig& config, Learn
       fail(Exit::mismatch, "{}: saved by a run on other data: {}", info.path, what);
   };
   same("sample_list_sha256", learner.caches().hash(), "the list of samples differs");
-  same("latents_sha256", cache_hash(config.data.latents), config.data.latents);
-  same("text_sha256", cache_hash(config.data.text), config.data.text);
+  same("latents_sha256", learner.latents_hash(), config.data.latents);
+  same("text_sha256", learner.text_hash(), config.data.text);
 }
 
 std::vector<std::string> rounding_differences(const CheckpointInfo& info, const TrainConfig& config,

@@ -10,6 +10,7 @@
 #include "model/weights.hpp"
 #include "train/conditioning.hpp"
 #include "train/latents.hpp"
+#include "train/provenance.hpp"
 #include "train/replicas.hpp"
 #include "train/setup.hpp"
 
@@ -31,6 +32,8 @@ Learner::Learner(const TrainConfig& config, Communicator& communicator)
       exec_(device_of(config, communicator), static_cast<int>(config.train.threads)),
       between_devices_(connect(communicator, exec_.device())),
       caches_(open_caches(config)),
+      latents_hash_(cache_hash(config.data.latents)),
+      text_hash_(cache_hash(config.data.text)),
       schedule_(schedule_of(config.diffusion)),
       unet_(resolve_unet(config, caches_)),
       zero_(exec_, between_devices_ ? *between_devices_ : communicator, unet_.parameters(),

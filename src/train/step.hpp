@@ -46,6 +46,8 @@ class Learner {
   const UNet& unet() const { return unet_; }
   Zero2& zero() { return zero_; }
   const CacheSet& caches() const { return caches_; }
+  const std::string& latents_hash() const { return latents_hash_; }  // of the caches' manifests
+  const std::string& text_hash() const { return text_hash_; }
   const NoiseSchedule& schedule() const { return schedule_; }
 
  private:
@@ -56,6 +58,7 @@ class Learner {
   Exec exec_;
   std::unique_ptr<Communicator> between_devices_;
   CacheSet caches_;
+  const std::string latents_hash_, text_hash_;
   NoiseSchedule schedule_;
   UNet unet_;
   Zero2 zero_;

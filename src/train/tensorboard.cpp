@@ -103,26 +103,15 @@ std::string tfrecord_frame(std::string_view bytes) {
   return frame;
 }
 
-TensorBoardWriter::TensorBoardWriter(const std::string& dir) {
-  make_directories(dir);
-  const auto seconds = static_cast<std::int64_t>(seconds_now());
-  path_ = fmt::format("{}/events.out.tfevents.{:010}.{}.{}", dir, seconds, host_name(), getpid());
-  fd_ = open(path_.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0644);
-  if (fd_ < 0) fail_errno(path_, "open", true);
+TensorBoardWriter::TensorBoardWriter(const std::string& dir)
+    : file_(fmt::format("{}/events.out.tfevents.{:010}.{}.{}", dir,
+                        static_cast<std::int64_t>(seconds_now()), host_name(), getpid()),
+            O_WRONLY) {
   append(event_at(0).text(event_field::file_version, "brain.Event:2").bytes());
 }
 
-TensorBoardWriter::~TensorBoardWriter() {
-  if (fd_ >= 0) close(fd_);
-}
-
 void TensorBoardWriter::append(std::string_view message) {
-  const std::string frame = tfrecord_frame(message);
-  for (std::size_t done = 0; done < frame.size();) {
-    const ssize_t n = write(fd_, frame.data() + done, frame.size() - done);
-    if (n < 0 && errno != EINTR) fail_errno(path_, "write");
-    if (n > 0) done += static_cast<std::size_t>(n);
-  }
+  file_.append(tfrecord_frame(message));
 }
 
 void TensorBoardWriter::scalars(std::int64_t step,

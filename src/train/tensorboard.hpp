@@ -8,6 +8,8 @@
 #include <string_view>
 #include <utility>
 
+#include "train/appended_file.hpp"
+
 namespace strata {
 
 /// ((crc >> 15) | (crc << 17)) + 0xa282ead8: what TFRecord stores in place of a CRC.
@@ -17,22 +19,17 @@ std::string tfrecord_frame(std::string_view bytes);
 
 class TensorBoardWriter {
  public:
-  /// A new file events.out.tfevents.<seconds>.<host>.<pid> in `dir` (created). Error(73) or (74).
+  /// A new file events.out.tfevents.<seconds>.<host>.<pid> in `dir` (created). Error(73).
   explicit TensorBoardWriter(const std::string& dir);
-  ~TensorBoardWriter();
-  TensorBoardWriter(const TensorBoardWriter&) = delete;
-  TensorBoardWriter& operator=(const TensorBoardWriter&) = delete;
-
   void scalars(std::int64_t step, std::span<const std::pair<std::string, double>> values);
   /// png: a PNG file's bytes; anything else is left out.
   void image(std::int64_t step, const std::string& tag, std::string_view png);
-  const std::string& path() const { return path_; }
+  const std::string& path() const { return file_.path(); }
 
  private:
   void append(std::string_view message);
 
-  std::string path_;
-  int fd_ = -1;
+  AppendedFile file_;
 };
 
 }  // namespace strata
