@@ -109,6 +109,17 @@ void MetricsLog::record(const ValidationRecord& r) {
   board_.scalars(r.step, values);
 }
 
+bool MetricsLog::has_validation(std::int64_t step) const {
+  if (!file_exists(run_.validation())) return false;
+  const std::string text = read_file(run_.validation());
+  const auto end = text.find_last_of('\n');
+  if (end == std::string::npos || end == 0) return false;
+  const auto before = text.find_last_of('\n', end - 1);
+  const auto begin = before == std::string::npos ? 0 : before + 1;
+  const auto last = nlohmann::json::parse(text.substr(begin, end - begin), nullptr, false);
+  return last.is_object() && last.value("step", nlohmann::json()) == step;
+}
+
 void MetricsLog::record_images(std::int64_t step, const std::string& dir) {
   std::vector<std::filesystem::path> files;
   for (const auto& entry : std::filesystem::directory_iterator(dir))

@@ -52,6 +52,8 @@ class MetricsLog {
   explicit MetricsLog(const RunFolder& run);
   void record(const StepRecord& record);
   void record(const ValidationRecord& record);
+  /// Whether the last validation that the run recorded is that of this step.
+  bool has_validation(std::int64_t step) const;
   /// Every PNG in `dir`, by file name.
   void record_images(std::int64_t step, const std::string& dir);
 

@@ -64,12 +64,13 @@ class Run {
     return [this](const CheckpointInfo& info) { check_same_run(info, config_, learner_); };
   }
   void open_records();
-  void after_step(const StepOutcome& outcome, double step_s);
+  void after_step(StepOutcome& outcome, double step_s);
   bool check_numerics(const StepOutcome& outcome);
   void go_back(const std::string& why);
   void record(const StepOutcome& outcome, double step_s);
   void write_dump(const StepDump& dump, const StepOutcome& outcome) const;
-  void validate_now();
+  bool validation_is_due() const;
+  bool validate_now();
   void preview_now();
   void save();
   void save_and_wait();
@@ -264,20 +265,30 @@ void Run::write_dump(const StepDump& dump, const StepOutcome& outcome) const {
               {"precision", c.precision}});
 }
 
-void Run::validate_now() {
+bool Run::validation_is_due() const {
+  return learner_.caches().size(CacheSet::Part::validation) > 0 &&
+         (step() % config_.validation.every == 0 || step() == config_.train.steps);
+}
+
+/// False when a stop cut it short: the run that goes on makes it first.
+bool Run::validate_now() {
   activity::enter(Section::validate);
   ValidationOptions options;
   options.timesteps = static_cast<int>(config_.validation.timesteps);
   options.microbatch = learner_.microbatch();
   options.pooled = config_.data.pooled;
-  ValidationRecord record =
+  if (step() < config_.train.steps) options.stop = [this] { return signals_.requested(); };
+  const auto measured =
       run_validation(learner_.exec(), learner_.unet(), learner_.zero().weights(),
                      learner_.schedule(), learner_.caches(), options, communicator_);
+  if (!measured) return false;
+  ValidationRecord record = *measured;
   record.step = step();
   record.samples = samples();
   if (metrics_) metrics_->record(record);
   log_->append(
       fmt::format("{} validation at step {}: loss {:.6f}", utc_now(), step(), record.loss));
+  return true;
 }
 
 void Run::preview_now() {
@@ -340,7 +351,7 @@ void Run::end_save() {
     std::rethrow_exception(outcome->error);
   } catch (const Error& error) {
     if (error.code() == Exit::owned) throw;
-    const auto text = fmt::format("no checkpoint of step {}: {}", outcome->step, error.what());
+    const auto text = fmt::format("{}: no checkpoint of step {}", error.what(), outcome->step);
     if (++failed_saves_ == most_failed_saves_in_a_row)
       fail(Exit::io, "{}; {} saves failed in a row", text, failed_saves_);
     if (is_first_rank()) log::warn("ALARM: {}; training goes on", text);
@@ -387,7 +398,7 @@ void Run::save_and_wait() {
   if (is_first_rank()) restarts_.forget();
 }
 
-void Run::after_step(const StepOutcome& outcome, double step_s) {
+void Run::after_step(StepOutcome& outcome, double step_s) {
   const auto& c = config_.train;
   if (lock_) lock_->confirm();
   look_after_save();
@@ -399,9 +410,7 @@ void Run::after_step(const StepOutcome& outcome, double step_s) {
     trained_s_ = 0;
   }
   const bool last = step() == c.steps;
-  if (learner_.caches().size(CacheSet::Part::validation) > 0 &&
-      (step() % config_.validation.every == 0 || last))
-    validate_now();
+  if (validation_is_due() && !validate_now()) outcome.stop = true;
   if (preview_ && step() % config_.samples.every == 0) preview_now();
   // Not among skipped steps: what made them may be in the state that would be saved.
   const bool due = c.checkpoint_every > 0 && step() % c.checkpoint_every == 0 && skipped_ == 0;
@@ -445,11 +454,14 @@ TrainResult Run::train_to_the_end() {
   Progress progress("train", config_.train.steps, "steps");
   progress.update(step());
   recorded_step_ = step();
+  std::int64_t is_missing[] = {step() > 0 && metrics_ && !metrics_->has_validation(step())};
+  communicator_.all_reduce_max(is_missing);
+  if (is_missing[0] != 0 && validation_is_due()) validate_now();  // a stop had cut it
   while (step() < config_.train.steps && !result.stopped) {
     const bool dumping = step() < options_.dump_steps;
     StepDump dump;
     const auto start = Clock::now();
-    const StepOutcome outcome = learner_.step(signals_.requested(), dumping ? &dump : nullptr);
+    StepOutcome outcome = learner_.step(signals_.requested(), dumping ? &dump : nullptr);
     const double step_s = seconds_since(start);
     if (dumping) write_dump(dump, outcome);
     after_step(outcome, step_s);

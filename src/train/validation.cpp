@@ -17,7 +17,8 @@ constexpr PhiloxKey validation_key{0};
 constexpr std::uint32_t last_epoch = 0xffffff;  // 24 bits; measurements count down from here
 
 struct Sums {
-  std::array<double, 8> values{};  // four sums, four counts
+  static constexpr int cut = 8;
+  std::array<double, 9> values{};  // four sums, four counts, whether it was cut short
   void add(int quartile, double loss) {
     values[quartile] += loss;
     values[4 + quartile] += 1;
@@ -56,9 +57,11 @@ int validation_timestep(std::int64_t sample, int k, int count, int timesteps) {
   return std::min(timesteps - 1, static_cast<int>((k + u) * timesteps / count));
 }
 
-ValidationRecord run_validation(Exec& exec, const UNet& unet, const Weights& weights,
-                                const NoiseSchedule& schedule, const CacheSet& caches,
-                                const ValidationOptions& options, Communicator& communicator) {
+std::optional<ValidationRecord> run_validation(Exec& exec, const UNet& unet, const Weights& weights,
+                                               const NoiseSchedule& schedule,
+                                               const CacheSet& caches,
+                                               const ValidationOptions& options,
+                                               Communicator& communicator) {
   const std::int64_t count = caches.size(CacheSet::Part::validation);
   const std::int64_t ranks = communicator.size();
   Sums sums;
@@ -68,10 +71,14 @@ ValidationRecord run_validation(Exec& exec, const UNet& unet, const Weights& wei
     for (std::int64_t i = begin; i < std::min(count, begin + options.microbatch); ++i)
       positions.push_back({i, 0});
     const Batch batch = caches.read(positions, CacheSet::Part::validation);
-    for (int k = 0; k < options.timesteps; ++k)
+    for (int k = 0; k < options.timesteps && sums.values[Sums::cut] == 0; ++k) {
       measure(exec, unet, weights, schedule, batch, options, k, sums);
+      sums.values[Sums::cut] = options.stop() ? 1 : 0;
+    }
+    if (sums.values[Sums::cut] != 0) break;
   }
   communicator.all_reduce_sum(sums.values);
+  if (sums.values[Sums::cut] != 0) return std::nullopt;
 
   ValidationRecord record;
   record.count = count;

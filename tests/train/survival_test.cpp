@@ -128,6 +128,27 @@ TEST_F(Survival, ACrashSaysWhere) {
   }
 }
 
+TEST_F(Survival, AStopCutsAValidationWhichIsMadeUpForLater) {
+  auto overrides = endless;
+  overrides.insert(overrides.end(), {"validation.fraction=0.4", "validation.every=3",
+                                     "validation.timesteps=1000", "train.hang_timeout=60"});
+  {
+    RunningJob job(dir_, "cut", 2, overrides);
+    ASSERT_TRUE(job.reaches(3)) << job.said();
+    kill(job.rank_pid(1), SIGUSR1);
+    EXPECT_EQ(job.ends(10), 75) << job.said();
+    EXPECT_FALSE(file_exists(job.folder().validation()));
+    EXPECT_EQ(list_checkpoints(job.folder().checkpoints()),
+              std::vector<std::string>{"step-00000003"});
+  }
+  overrides.insert(overrides.end(), {"validation.timesteps=2", "train.steps=4"});
+  RunningJob job(dir_, "cut", 2, overrides);
+  EXPECT_EQ(job.ends(60), 0) << job.said();
+  const std::string lines = read_file(job.folder().validation());
+  EXPECT_EQ(count(lines, "\"step\":"), 2) << lines;  // 3, and 4 because it is the last
+  EXPECT_EQ(lines.find("{\"step\":3,"), 0u) << lines;
+}
+
 TEST_F(Survival, AStopIsOneSaveWheneverItComes) {
   const auto asked = [&](const std::string& run, auto&& ask) {
     auto overrides = endless;

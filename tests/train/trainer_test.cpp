@@ -388,8 +388,7 @@ TEST_F(Training, FailedSavesAreAlarmsUntilThreeInARow) {
     world().barrier();
     if (world().rank() == 0) {
       const RunFolder folder{c.output.dir};
-      EXPECT_NE(read_file(folder.log(0)).find("ALARM: no checkpoint of step 12"),
-                std::string::npos);
+      EXPECT_NE(read_file(folder.log(0)).find(": no checkpoint of step 12"), std::string::npos);
       const auto note = nlohmann::json::parse(read_file(folder.exit_note()));
       EXPECT_EQ(note["code"], 74);
       EXPECT_EQ(note["restart"], true);
