@@ -54,6 +54,13 @@ void print_usage(std::FILE* to) {
       "run under mpirun or srun, or alone as one rank.\n");
 }
 
+/// Whatever a file name or a file's content put into a message, it is one line.
+std::string one_line(std::string text) {
+  for (char& c : text)
+    if (static_cast<unsigned char>(c) < 0x20) c = ' ';
+  return text;
+}
+
 /// The last line of stderr, from the lowest failing rank only.
 int report_failure(Communicator& world, const std::string& what, Exit code) {
   activity::set_life(activity::Life::failing);
@@ -61,7 +68,7 @@ int report_failure(Communicator& world, const std::string& what, Exit code) {
     // What all ranks agreed on names its rank already.
     const bool named = world.size() == 1 || what.starts_with("rank ");
     const std::string rank = named ? "" : fmt::format("rank {}: ", world.rank());
-    fmt::print(stderr, "strata: error: {}{}\n", rank, what);
+    fmt::print(stderr, "strata: error: {}{}\n", rank, one_line(what));
   }
   return static_cast<int>(code);
 }
@@ -112,7 +119,7 @@ int main(int argc, char** argv) {
         job.world().abort(code);
       return code;
     } catch (const Error& e) {
-      fmt::print(stderr, "strata: error: {}\n", e.what());
+      fmt::print(stderr, "strata: error: {}\n", one_line(e.what()));
       return static_cast<int>(e.code());
     }
   }

@@ -62,13 +62,15 @@ std::size_t read_some(int fd, void* data, std::size_t bytes, const std::string& 
   }
 }
 
-void write_all(int fd, std::string_view content, const std::string& path) {
-  while (!content.empty()) {
-    const ssize_t n = ::write(fd, content.data(), content.size());
-    if (n < 0 && errno == EINTR) continue;
-    if (n < 0) fail_errno(path, "write");
-    content.remove_prefix(static_cast<std::size_t>(n));
+/// write_some: (what is left, bytes written before) -> what the system call returned.
+template <class WriteSome>
+bool write_pieces(std::string_view content, WriteSome write_some) {
+  for (std::size_t done = 0; done < content.size();) {
+    const ssize_t n = write_some(content.substr(done), done);
+    if (n < 0 && errno != EINTR) return false;
+    if (n > 0) done += static_cast<std::size_t>(n);
   }
+  return true;
 }
 
 #ifndef __SSE4_2__
@@ -135,10 +137,14 @@ void write_file_atomically(const std::string& path, std::string_view content) {
 
 void write_file_atomically(const std::string& path, std::span<const std::string_view> pieces) {
   const std::string temporary = fmt::format("{}.tmp-{}", path, ::getpid());
-  Descriptor file(::open(temporary.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666));
+  // What an earlier process of this id left there, or somebody's link, is not written through.
+  ::unlink(temporary.c_str());
+  Descriptor file(
+      ::open(temporary.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0666));
   if (!file.valid()) fail_errno(path, "open", true);
   try {
-    for (std::string_view piece : pieces) write_all(file.get(), piece, temporary);
+    for (std::string_view piece : pieces)
+      if (!write_fully(file.get(), piece)) fail_errno(temporary, "write");
     if (::fsync(file.get()) != 0) fail_errno(temporary, "fsync");
     if (!file.close()) fail_errno(temporary, "close");
     if (::rename(temporary.c_str(), path.c_str()) != 0) fail_errno(path, "rename", true);
@@ -147,6 +153,31 @@ void write_file_atomically(const std::string& path, std::span<const std::string_
     throw;
   }
   sync_path(parent_of(path));
+}
+
+bool write_fully(int fd, std::string_view content) {
+  return write_pieces(content, [fd](std::string_view left, std::size_t) {
+    return ::write(fd, left.data(), left.size());
+  });
+}
+
+bool write_fully_at(int fd, std::string_view content, std::uint64_t offset) {
+  return write_pieces(content, [fd, offset](std::string_view left, std::size_t done) {
+    return ::pwrite(fd, left.data(), left.size(), static_cast<off_t>(offset + done));
+  });
+}
+
+std::int64_t read_fully_at(int fd, void* to, std::size_t bytes, std::uint64_t offset) {
+  std::size_t done = 0;
+  while (done < bytes) {
+    const ssize_t n =
+        ::pread(fd, static_cast<char*>(to) + done, bytes - done, static_cast<off_t>(offset + done));
+    if (n < 0 && errno == EINTR) continue;
+    if (n < 0) return -1;
+    if (n == 0) break;
+    done += static_cast<std::size_t>(n);
+  }
+  return static_cast<std::int64_t>(done);
 }
 
 std::string parent_of(const std::string& path) {

@@ -22,6 +22,12 @@ std::string parent_of(const std::string& path);
 void make_directories(const std::string& path);
 bool file_exists(const std::string& path);
 bool directory_exists(const std::string& path);
+/// All of `content`, whatever pieces the system takes it in: at the file's position, or at
+/// `offset`. False, and errno set, where the system takes no more.
+bool write_fully(int fd, std::string_view content);
+bool write_fully_at(int fd, std::string_view content, std::uint64_t offset);
+/// As many of `bytes` bytes as the file has behind `offset`; -1, and errno set, on an error.
+std::int64_t read_fully_at(int fd, void* to, std::size_t bytes, std::uint64_t offset);
 /// fsync of a file or a folder.
 void sync_path(const std::string& path);
 

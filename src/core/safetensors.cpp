@@ -11,6 +11,7 @@
 #include <span>
 #include <utility>
 
+#include "core/byte_reader.hpp"
 #include "core/file.hpp"
 #include "core/json.hpp"
 
@@ -33,6 +34,12 @@ std::uint64_t stored_size(std::string_view dtype) {
   for (const auto& [name, size] : sizes)
     if (name == dtype) return size;
   return 0;
+}
+
+/// A text of the file's for a message: in quotes, on one line, not long.
+std::string in_quotes(std::string_view text) {
+  const auto cut = text.substr(0, 80);
+  return json(cut).dump(-1, ' ', false, json::error_handler_t::replace);
 }
 
 /// Walks the header without building a document: what is kept is bounded by what was read.
@@ -68,7 +75,7 @@ class HeaderReader : public nlohmann::json_sax<json> {
       if (!metadata_.emplace(field_, std::move(value)).second) twice(field_);
     } else {
       if (stored_size(value) == 0)
-        fail(Exit::data, "{}: tensor {}: unknown dtype \"{:.40}\"", path_, name_, value);
+        fail(Exit::data, "{}: tensor {}: unknown dtype {}", path_, name_, in_quotes(value));
       entry_.dtype = std::move(value);
     }
     return true;
@@ -97,7 +104,7 @@ class HeaderReader : public nlohmann::json_sax<json> {
     field_ = std::move(value);
     if (in_metadata_) return true;
     if (field_ != "dtype" && field_ != "shape" && field_ != "data_offsets")
-      fail(Exit::data, "{}: tensor {}: unknown key \"{:.40}\"", path_, name_, field_);
+      fail(Exit::data, "{}: tensor {}: unknown key {}", path_, name_, in_quotes(field_));
     if (!seen_.insert(field_).second) twice(field_);
     return true;
   }
@@ -140,13 +147,15 @@ class HeaderReader : public nlohmann::json_sax<json> {
 
  private:
   std::string where() const {
-    return depth_ == 0 ? "header" : fmt::format("tensor {:.200} {:.40}", name_, field_);
+    return depth_ == 0
+               ? "header"
+               : fmt::format("tensor {:.200} {}", name_, in_metadata_ ? in_quotes(field_) : field_);
   }
   [[noreturn]] void unexpected(const char* what) const {
     fail(Exit::data, "{}: {}: {} where none belongs", path_, where(), what);
   }
   [[noreturn]] void twice(const std::string& key) const {
-    fail(Exit::data, "{}: {}: key \"{:.200}\" occurs twice", path_, where(), key);
+    fail(Exit::data, "{}: {}: key {} occurs twice", path_, where(), in_quotes(key));
   }
 
   const std::string& path_;
@@ -234,20 +243,20 @@ const char* stored_name(DType dtype) {
 SafetensorsFile::SafetensorsFile(const std::string& path) : path_(path), map_(path) {
   const std::size_t size = map_.size();
   if (size < 10) fail(Exit::data, "{}: {} bytes: too short for safetensors", path_, size);
-  std::uint64_t length = 0;
-  std::memcpy(&length, map_.data(), 8);
+  ByteReader in({reinterpret_cast<const char*>(map_.data()), size}, path_);
+  const auto length = in.number<std::uint64_t>();
   if (length > max_header_bytes)
     fail(Exit::data, "{}: offset 0: header length {} is over {}", path_, length, max_header_bytes);
-  if (length > size - 8)
+  if (length > in.left())
     fail(Exit::data, "{}: offset 0: header length {} reaches past the end of the file of {} bytes",
          path_, length, size);
-  const char* header = reinterpret_cast<const char*>(map_.data()) + 8;
+  const std::string_view header = in.take(length);
   if (length < 2 || header[0] != '{')
     fail(Exit::data, "{}: offset 8: the header does not begin with '{{'", path_);
   HeaderReader reader(path_, entries_, metadata_);
-  json::sax_parse(header, header + length, &reader);
-  data_ = static_cast<std::size_t>(8 + length);
-  check_entries(path_, entries_, size - data_);
+  json::sax_parse(header.begin(), header.end(), &reader);
+  data_ = in.offset();
+  check_entries(path_, entries_, in.left());
 }
 
 const SafetensorsFile::Entry& SafetensorsFile::entry(const std::string& name) const {

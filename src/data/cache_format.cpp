@@ -7,6 +7,7 @@
 
 #include "core/file.hpp"
 #include "core/json.hpp"
+#include "core/json_object.hpp"
 
 namespace strata {
 
@@ -20,82 +21,35 @@ std::string_view name_of(CacheKind kind) {
   return kind == CacheKind::text ? "text" : "latent";
 }
 
-/// One object's keys, each taken exactly once; what is left over is refused.
-class Keys {
- public:
-  Keys(const Json& object, std::string where) : object_(object), where_(std::move(where)) {
-    if (!object.is_object()) fail(Exit::data, "{}: not a JSON object", where_);
-  }
-  const Json& take(const char* key) {
-    const auto found = object_.find(key);
-    if (found == object_.end()) fail(Exit::data, "{}: key {} is missing", where_, key);
-    ++taken_;
-    return *found;
-  }
-  /// "" for null.
-  std::string text(const char* key) {
-    const Json& value = take(key);
-    if (value.is_null()) return {};
-    if (!value.is_string()) fail(Exit::data, "{}: key {} is not a string", where_, key);
-    return value.get<std::string>();
-  }
-  /// 0 for null.
-  std::int64_t count(const char* key) { return count(take(key), key); }
-  std::int64_t count(const Json& value, const char* key) const {
-    if (value.is_null()) return 0;
-    if (!value.is_number_unsigned() || value.get<std::uint64_t>() > std::uint64_t(most))
-      fail(Exit::data, "{}: key {} is not a count", where_, key);
-    return value.get<std::int64_t>();
-  }
-  /// Absent: 0.
-  double share(const char* key) {
-    if (!object_.contains(key)) return 0;
-    const Json& value = take(key);
-    if (!value.is_number() || !(value.get<double>() >= 0 && value.get<double>() <= 1))
-      refuse(key, "is not between 0 and 1");
-    return value.get<double>();
-  }
-  std::string digest(const char* key) {
-    std::string value = text(key);
-    if (!value.empty() &&
-        (value.size() != 64 || value.find_first_not_of("0123456789abcdef") != std::string::npos))
-      fail(Exit::data, "{}: key {} is not a SHA-256", where_, key);
-    return value;
-  }
-  void finish() const {
-    if (taken_ != object_.size()) fail(Exit::data, "{}: has keys that are not known", where_);
-  }
-  [[noreturn]] void refuse(const char* key, std::string_view what) const {
-    fail(Exit::data, "{}: key {}: {}", where_, key, what);
-  }
-
- private:
-  const Json& object_;
-  std::string where_;
-  std::size_t taken_ = 0;
-};
+/// A count; 0 for null.
+std::int64_t count_of(const Json& value, const char* key, const JsonObject& keys) {
+  return value.is_null() ? 0 : keys.integer(value, key, 0, most);
+}
+std::int64_t count_of(const char* key, JsonObject& keys) {
+  return count_of(keys.take(key), key, keys);
+}
 
 nlohmann::ordered_json text_or_null(const std::string& text) {
   return text.empty() ? nlohmann::ordered_json() : nlohmann::ordered_json(text);
 }
 
 ShardRecord parse_shard(const Json& json, const std::string& where, std::int64_t shard) {
-  Keys keys(json, fmt::format("{}: shard {}", where, shard));
+  JsonObject keys(json, fmt::format("{}: shard {}", where, shard));
   ShardRecord record;
   record.file = keys.text("file");
   if (record.file != shard_name(shard)) keys.refuse("file", "is not " + shard_name(shard));
-  record.count = keys.count("count");
-  record.tokens = keys.count("tokens");
-  record.bytes = keys.count("bytes");
-  record.sha256 = keys.digest("sha256");
-  record.meta_sha256 = keys.digest("meta_sha256");
-  record.storage_error = keys.share("storage_error");
+  record.count = count_of("count", keys);
+  record.tokens = count_of("tokens", keys);
+  record.bytes = count_of("bytes", keys);
+  record.sha256 = keys.digest_or_null("sha256");
+  record.meta_sha256 = keys.digest_or_null("meta_sha256");
+  record.storage_error = keys.has("storage_error") ? keys.number("storage_error", 0, 1) : 0;
   keys.finish();
   return record;
 }
 
 /// Sums that do not add up, or a row whose size overflows.
-void check_consistent(const CacheManifest& m, Keys& keys) {
+void check_consistent(const CacheManifest& m, JsonObject& keys) {
   std::int64_t count = 0, tokens = 0;
   for (const ShardRecord& shard : m.shards) {
     count += shard.count;
@@ -209,35 +163,46 @@ std::string CacheManifest::to_json() const {
   return json.dump(2) + "\n";
 }
 
+std::string CacheManifest::head_json() const {
+  CacheManifest head = *this;
+  head.tokens = 0;
+  head.shards.clear();
+  return head.to_json();
+}
+
+std::string CacheManifest::head_sha256() const {
+  return sha256_hex(head_json());
+}
+
 CacheManifest CacheManifest::parse(std::string_view json, const std::string& path) {
   const Json root = parse_json(json, path);
-  Keys keys(root, path);
+  JsonObject keys(root, path);
   if (keys.text("format") != format_name)
     keys.refuse("format", fmt::format("is not {}", format_name));
   CacheManifest m;
   const std::string kind = keys.text("kind");
   if (kind != "text" && kind != "latent") keys.refuse("kind", "neither text nor latent");
   m.kind = kind == "text" ? CacheKind::text : CacheKind::latent;
-  m.count = keys.count("count");
-  m.tokens = keys.count("tokens");
-  m.dim = keys.count("dim");
+  m.count = count_of("count", keys);
+  m.tokens = count_of("tokens", keys);
+  m.dim = count_of("dim", keys);
   const Json& shape = keys.take("shape");
   if (!shape.is_array() || shape.size() > 3) keys.refuse("shape", "not a short array");
-  for (const Json& extent : shape) m.shape.push_back(keys.count(extent, "shape"));
+  for (const Json& extent : shape) m.shape.push_back(count_of(extent, "shape", keys));
   const std::string dtype = keys.text("dtype");
   try {
     m.dtype = parse_cache_dtype(dtype);
   } catch (const Error& e) {
     keys.refuse("dtype", e.what());
   }
-  m.strategy = keys.text("strategy");
-  m.max_tokens = keys.count("max_tokens");
-  m.attention = keys.text("attention");
-  m.model = keys.text("model");
-  m.weights_sha256 = keys.digest("weights_sha256");
-  m.tokenizer_sha256 = keys.digest("tokenizer_sha256");
-  m.index_sha256 = keys.digest("index_sha256");
-  m.latent_kind = keys.text("latent_kind");
+  m.strategy = keys.text_or_null("strategy");
+  m.max_tokens = count_of("max_tokens", keys);
+  m.attention = keys.text_or_null("attention");
+  m.model = keys.text_or_null("model");
+  m.weights_sha256 = keys.digest_or_null("weights_sha256");
+  m.tokenizer_sha256 = keys.digest_or_null("tokenizer_sha256");
+  m.index_sha256 = keys.digest_or_null("index_sha256");
+  m.latent_kind = keys.text_or_null("latent_kind");
   const Json& scaled = keys.take("latent_scaled");
   if (!scaled.is_boolean() && !scaled.is_null()) keys.refuse("latent_scaled", "is not a boolean");
   m.latent_scaled = scaled.is_boolean() && scaled.get<bool>();

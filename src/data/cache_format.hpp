@@ -49,6 +49,10 @@ struct CacheManifest {
   static CacheManifest parse(std::string_view json, const std::string& path);
   static CacheManifest load(const std::string& dir);
 
+  /// What is known of a cache before it is built: to_json without tokens and shards.
+  std::string head_json() const;
+  /// Its SHA-256. Every shard carries it, so that none of it can change without being seen.
+  std::string head_sha256() const;
   /// Values of one token (text) or of one sample (latent).
   std::int64_t elements() const;
   /// The shards' storage errors together, weighted by tokens.

@@ -78,15 +78,8 @@ std::string place_of(const std::string& dir, const ShardRecord& record) {
   return {};
 }
 
-/// What is known of a cache before it is built.
-std::string head_of(CacheManifest manifest) {
-  manifest.tokens = 0;
-  manifest.shards.clear();
-  return manifest.to_json();
-}
-
 std::string plan_text(const CachePlan& plan) {
-  return fmt::format("{}rows_per_shard {}\npooled_dim {}\ndetails {}\n", head_of(plan.manifest),
+  return fmt::format("{}rows_per_shard {}\npooled_dim {}\ndetails {}\n", plan.manifest.head_json(),
                      plan.rows_per_shard, plan.pooled_dim, plan.details);
 }
 
@@ -254,7 +247,8 @@ void ShardWriter::finish() {
                      relative_error(s.storage_errors)};
   s.file.sync_and_close();
   ShardLayout found = s.layout;
-  open_shard_file(temporary, found, nullptr);
+  ShardNotes notes;
+  open_shard_file(temporary, found, notes);
   record.sha256 = sha256_file(temporary);
   record.meta_sha256 = sha256_prefix(temporary, s.at.values);
   rename_path(temporary, folder + "/" + record.file);
@@ -277,7 +271,7 @@ CacheBuilder::Status CacheBuilder::prepare(bool overwrite) {
   lock_ = FileLock(folder + "/lock", dir_);
   if (file_exists(dir_ + "/manifest.json") && !overwrite) {
     const CacheReader found(dir_);
-    const bool same = head_of(found.manifest()) == head_of(plan_.manifest) &&
+    const bool same = found.manifest().head_json() == plan_.manifest.head_json() &&
                       found.provenance() == plan_.details && found.pooled_dim() == plan_.pooled_dim;
     std::error_code error;
     fs::remove_all(folder, error);  // left by a kill right after the manifest, or made above
@@ -323,7 +317,8 @@ ShardWriter CacheBuilder::begin_shard(std::int64_t shard, std::span<const std::i
   if (is_text) begins.push_back(0);
   for (std::int64_t count : tokens) begins.push_back(layout.tokens += count);
   const std::string temporary = partial_of(dir_) + "/" + shard_name(shard) + ".tmp";
-  const ShardOffsets offsets = create_shard_file(temporary, layout, plan_.details);
+  const ShardOffsets offsets =
+      create_shard_file(temporary, layout, {plan_.details, plan_.manifest.head_sha256()});
   return ShardWriter(std::make_unique<ShardWriter::State>(
       ShardWriter::State{dir_,
                          shard,

@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "core/error.hpp"
+#include "core/file.hpp"
 
 namespace strata {
 
@@ -39,24 +40,17 @@ std::uint64_t FileHandle::size() const {
 }
 
 void FileHandle::read_at(std::uint64_t offset, std::span<std::byte> to) const {
-  while (!to.empty()) {
-    const ssize_t n = ::pread(fd_, to.data(), to.size(), static_cast<off_t>(offset));
-    if (n < 0 && errno == EINTR) continue;
-    if (n < 0) fail_errno(path_, "pread");
-    if (n == 0) fail(Exit::data, "{}: ends at byte {}, {} bytes early", path_, offset, to.size());
-    to = to.subspan(static_cast<std::size_t>(n));
-    offset += static_cast<std::uint64_t>(n);
-  }
+  const std::int64_t n = read_fully_at(fd_, to.data(), to.size(), offset);
+  if (n < 0) fail_errno(path_, "pread");
+  const auto there = static_cast<std::uint64_t>(n);
+  if (there < to.size())
+    fail(Exit::data, "{}: ends at byte {}, {} bytes early", path_, offset + there,
+         to.size() - there);
 }
 
 void FileHandle::write_at(std::uint64_t offset, std::span<const std::byte> from) const {
-  while (!from.empty()) {
-    const ssize_t n = ::pwrite(fd_, from.data(), from.size(), static_cast<off_t>(offset));
-    if (n < 0 && errno == EINTR) continue;
-    if (n < 0) fail_errno(path_, "pwrite");
-    from = from.subspan(static_cast<std::size_t>(n));
-    offset += static_cast<std::uint64_t>(n);
-  }
+  const std::string_view bytes(reinterpret_cast<const char*>(from.data()), from.size());
+  if (!write_fully_at(fd_, bytes, offset)) fail_errno(path_, "pwrite");
 }
 
 void FileHandle::sync_and_close() {

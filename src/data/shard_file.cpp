@@ -181,6 +181,20 @@ std::uint64_t offset_of(const Context& context, hid_t dataset, const Wanted& wan
   return address;
 }
 
+/// What a dataset is made of, before anything else is asked: of a virtual one, its extents are
+/// found out by opening other files.
+Handle open_dataset(const Context& context, hid_t file, const char* name) {
+  Handle dataset = OWN(context, H5Dclose, H5Dopen2, file, name, H5P_DEFAULT);
+  const auto refuse = [&](const char* what) {
+    fail(Exit::data, "{}: dataset /{}: {}", context.path, name, what);
+  };
+  const Handle creation = OWN(context, H5Pclose, H5Dget_create_plist, dataset);
+  if (H5Pget_layout(creation) != H5D_CONTIGUOUS) refuse("is not contiguous");
+  if (H5Pget_external_count(creation) != 0) refuse("lies in another file");
+  if (H5Pget_nfilters(creation) != 0) refuse("has filters");
+  return dataset;
+}
+
 void check_dataset(const Context& context, hid_t dataset, const Wanted& wanted) {
   const auto refuse = [&](const char* what) {
     fail(Exit::data, "{}: dataset /{}: {}", context.path, wanted.name, what);
@@ -193,10 +207,19 @@ void check_dataset(const Context& context, hid_t dataset, const Wanted& wanted) 
   std::vector<hsize_t> extents(wanted.extents.size());
   H5Sget_simple_extent_dims(space, extents.data(), nullptr);
   if (extents != wanted.extents) refuse("is of another shape");
-  const Handle creation = OWN(context, H5Pclose, H5Dget_create_plist, dataset);
-  if (H5Pget_layout(creation) != H5D_CONTIGUOUS) refuse("is not contiguous");
-  if (H5Pget_external_count(creation) != 0) refuse("lies in another file");
-  if (H5Pget_nfilters(creation) != 0) refuse("has filters");
+}
+
+/// offset_of for a dataset of a file that is there: all its bytes are, too.
+std::uint64_t checked_offset_of(const Context& context, hid_t dataset, const Wanted& wanted,
+                                std::uint64_t file_bytes) {
+  const std::uint64_t offset = offset_of(context, dataset, wanted, file_bytes);
+  std::uint64_t bytes = H5Tget_size(wanted.type);
+  for (const hsize_t extent : wanted.extents)
+    if (__builtin_mul_overflow(bytes, extent, &bytes)) bytes = file_bytes + 1;
+  if (offset > file_bytes || bytes > file_bytes - offset)
+    fail(Exit::data, "{}: dataset /{}: reaches past the end of the file", context.path,
+         wanted.name);
+  return offset;
 }
 
 herr_t collect_link(hid_t, const char* name, const H5L_info_t* info, void* found) {
@@ -214,7 +237,7 @@ std::set<std::string> link_names(const Context& context, hid_t file) {
 }
 
 std::int64_t read_pooled_dim(const Context& context, hid_t file) {
-  const Handle dataset = OWN(context, H5Dclose, H5Dopen2, file, "pooled", H5P_DEFAULT);
+  const Handle dataset = open_dataset(context, file, "pooled");
   const Handle space = OWN(context, H5Sclose, H5Dget_space, dataset);
   hsize_t extents[2] = {0, 0};
   if (H5Sget_simple_extent_ndims(space) != 2)
@@ -245,7 +268,7 @@ std::uint64_t ShardLayout::pooled_row_bytes() const {
 }
 
 ShardOffsets create_shard_file(const std::string& path, const ShardLayout& layout,
-                               const std::string& provenance) {
+                               const ShardNotes& notes) {
   prepare_library();
   const Context context{path, Exit::cannot_create};
   const Handle access = creation_access(context);
@@ -258,7 +281,8 @@ ShardOffsets create_shard_file(const std::string& path, const ShardLayout& layou
     Handle file =
         OWN(context, H5Fclose, H5Fcreate, path.c_str(), H5F_ACC_TRUNC, file_creation, access);
     // Strings share one heap, which this first one allocates ahead of /values.
-    write_text_attribute(context, file, "provenance", provenance);
+    write_text_attribute(context, file, "provenance", notes.provenance);
+    write_text_attribute(context, file, "head_sha256", notes.head_sha256);
     const Handle creation = dataset_creation(context);
     for (const Wanted& each : wanted) {
       const Handle space = OWN(context, H5Sclose, H5Screate_simple,
@@ -277,8 +301,7 @@ ShardOffsets create_shard_file(const std::string& path, const ShardLayout& layou
   return offsets;
 }
 
-ShardOffsets open_shard_file(const std::string& path, ShardLayout& layout,
-                             std::string* provenance) {
+ShardOffsets open_shard_file(const std::string& path, ShardLayout& layout, ShardNotes& notes) {
   prepare_library();
   const Context context{path, Exit::data};
   const std::uint64_t bytes = FileHandle::open_for_reading(path).size();
@@ -291,9 +314,9 @@ ShardOffsets open_shard_file(const std::string& path, ShardLayout& layout,
   const auto wanted = wanted_datasets(context, layout, offsets);
   for (const Wanted& each : wanted) {
     if (!names.contains(each.name)) fail(Exit::data, "{}: dataset /{} is missing", path, each.name);
-    const Handle dataset = OWN(context, H5Dclose, H5Dopen2, file, each.name, H5P_DEFAULT);
+    const Handle dataset = open_dataset(context, file, each.name);
     check_dataset(context, dataset, each);
-    *each.offset = offset_of(context, dataset, each, bytes);
+    *each.offset = checked_offset_of(context, dataset, each, bytes);
     if (each.offset != &offsets.values) continue;
     const std::string dtype = read_text_attribute(context, dataset, "dtype");
     if (dtype != name_of(layout.dtype))
@@ -304,8 +327,9 @@ ShardOffsets open_shard_file(const std::string& path, ShardLayout& layout,
     fail(Exit::data, "{}: holds datasets that a cache has not", path);
   if (offsets.values + layout.values_bytes() != bytes)
     fail(Exit::data, "{}: /values does not end with the file", path);
-  if (provenance && H5Aexists(file, "provenance") > 0)
-    *provenance = read_text_attribute(context, file, "provenance");
+  for (const auto& [name, to] :
+       {std::pair("provenance", &notes.provenance), {"head_sha256", &notes.head_sha256}})
+    if (H5Aexists(file, name) > 0) *to = read_text_attribute(context, file, name);
   return offsets;
 }
 

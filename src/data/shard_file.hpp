@@ -30,14 +30,21 @@ struct ShardOffsets {
   std::uint64_t values = 0, offsets = 0, sample = 0, crc32c = 0, scale = 0, pooled = 0;
 };
 
-/// Creates `path` (replacing it) with every dataset allocated and `provenance` as attribute of the
-/// root. Nothing in the file depends on time, host or process.
+/// Texts that a shard carries as attributes of its root.
+struct ShardNotes {
+  std::string provenance;
+  std::string head_sha256;  // CacheManifest::head_sha256; empty in caches made before there was one
+};
+
+/// Creates `path` (replacing it) with every dataset allocated. Nothing in the file depends on time,
+/// host or process.
 ShardOffsets create_shard_file(const std::string& path, const ShardLayout& layout,
-                               const std::string& provenance);
+                               const ShardNotes& notes);
 
 /// For a file whose metadata is already known to be what was written: checks that it holds exactly
-/// the datasets of `layout` (pooled_dim is filled in): contiguous, no filter, no external storage,
-/// no other link. Error(65) otherwise.
-ShardOffsets open_shard_file(const std::string& path, ShardLayout& layout, std::string* provenance);
+/// the datasets of `layout` (pooled_dim is filled in): contiguous, inside the file, no filter, no
+/// external storage, no other link. Error(65) otherwise. Where the metadata is hostile after all
+/// (the manifest was forged too), no other file is opened.
+ShardOffsets open_shard_file(const std::string& path, ShardLayout& layout, ShardNotes& notes);
 
 }  // namespace strata

@@ -2,6 +2,7 @@
 
 #include <cstring>
 
+#include "core/byte_reader.hpp"
 #include "core/error.hpp"
 #include "text/unicode.hpp"
 
@@ -26,13 +27,13 @@ std::uint32_t offset(std::uint32_t unit) {
 }  // namespace
 
 Charsmap::Charsmap(std::string_view blob, const std::string& where) {
-  std::uint32_t bytes = 0;
-  if (blob.size() > sizeof bytes) std::memcpy(&bytes, blob.data(), sizeof bytes);
-  if (bytes == 0 || bytes % 4 != 0 || bytes >= blob.size() - sizeof bytes)
+  ByteReader in(blob, where + ": precompiled_charsmap");
+  const auto bytes = in.number<std::uint32_t>();
+  if (bytes == 0 || bytes % 4 != 0 || bytes >= in.left())
     fail(Exit::data, "{}: precompiled_charsmap of {} bytes is cut off", where, blob.size());
   units_.resize(bytes / 4);
-  std::memcpy(units_.data(), blob.data() + sizeof bytes, bytes);
-  forms_ = blob.substr(sizeof bytes + bytes);
+  std::memcpy(units_.data(), in.take(bytes).data(), bytes);
+  forms_ = in.take(in.left());
   if (find_invalid_utf8(forms_) != std::string::npos)
     fail(Exit::data, "{}: precompiled_charsmap: its texts are not UTF-8", where);
   check(where);

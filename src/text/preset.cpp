@@ -1,12 +1,11 @@
 #include "text/preset.hpp"
 
-#include <toml++/toml.h>
-
 #include <algorithm>
 #include <filesystem>
 
 #include "core/error.hpp"
 #include "core/log.hpp"
+#include "core/toml.hpp"
 #include "text/preset_files.hpp"
 
 namespace strata {

@@ -1,13 +1,14 @@
 #include "text/sentence_piece_file.hpp"
 
+#include <bit>
 #include <cmath>
 #include <cstdint>
-#include <cstring>
 #include <optional>
 #include <set>
 #include <unordered_set>
 #include <utility>
 
+#include "core/byte_reader.hpp"
 #include "core/error.hpp"
 #include "text/charsmap.hpp"
 #include "text/unicode.hpp"
@@ -19,7 +20,8 @@ namespace {
 /// The fields of one message, in order.
 class Fields {
  public:
-  Fields(std::string_view bytes, const std::string& path) : bytes_(bytes), path_(path) {}
+  Fields(std::string_view bytes, const std::string& path)
+      : in_(bytes, path + ": not a sound SentencePiece model") {}
 
   struct Field {
     std::uint32_t number;
@@ -29,22 +31,22 @@ class Fields {
   };
 
   std::optional<Field> next() {
-    if (at_ == bytes_.size()) return std::nullopt;
-    const std::uint64_t tag = varint();
+    if (in_.at_end()) return std::nullopt;
+    const std::uint64_t tag = in_.varint();
     if (tag >> 32 != 0 || tag >> 3 == 0) refuse("a field without a number");
     Field field{static_cast<std::uint32_t>(tag >> 3), static_cast<Field::Wire>(tag & 7), 0, {}};
     switch (field.wire) {
       case Field::varint:
-        field.integer = varint();
+        field.integer = in_.varint();
         break;
       case Field::fixed64:
-        std::memcpy(&field.integer, take(8).data(), 8);
+        field.integer = in_.number<std::uint64_t>();
         break;
       case Field::fixed32:
-        std::memcpy(&field.integer, take(4).data(), 4);
+        field.integer = in_.number<std::uint32_t>();
         break;
       case Field::bytes:
-        field.text = take(varint());
+        field.text = in_.take(in_.varint());
         break;
       default:
         refuse("an unknown wire type");
@@ -53,32 +55,11 @@ class Fields {
   }
 
   /// Where the next field begins.
-  std::size_t offset() const { return at_; }
-
-  [[noreturn]] void refuse(std::string_view what) const {
-    fail(Exit::data, "{}: not a sound SentencePiece model: {} (byte {} of its message)", path_,
-         what, at_);
-  }
+  std::size_t offset() const { return in_.offset(); }
+  [[noreturn]] void refuse(std::string_view what) const { in_.refuse(what); }
 
  private:
-  std::string_view take(std::uint64_t count) {
-    if (count > bytes_.size() - at_) refuse("cut off");
-    at_ += count;
-    return bytes_.substr(at_ - count, count);
-  }
-  std::uint64_t varint() {
-    std::uint64_t value = 0;
-    for (int shift = 0; shift < 64; shift += 7) {
-      const auto byte = static_cast<unsigned char>(take(1)[0]);
-      value |= std::uint64_t(byte & 0x7F) << shift;
-      if (byte < 0x80) return value;
-    }
-    refuse("a number of more than 64 bits");
-  }
-
-  std::string_view bytes_;
-  const std::string& path_;
-  std::size_t at_ = 0;
+  ByteReader in_;
 };
 
 using Field = Fields::Field;
@@ -105,8 +86,7 @@ std::string check_piece(std::string_view bytes, std::size_t index, const std::st
     if (field->number == piece_field::text && field->wire == Field::bytes) {
       text = field->text;
     } else if (field->number == piece_field::score && field->wire == Field::fixed32) {
-      float score = 0;
-      std::memcpy(&score, &field->integer, sizeof score);
+      const auto score = std::bit_cast<float>(static_cast<std::uint32_t>(field->integer));
       if (!std::isfinite(score)) refuse("its score is not finite");
     } else if (field->number == piece_field::type && field->wire == Field::varint) {
       if (field->integer < 1 || field->integer > 6) refuse("its type is unknown");

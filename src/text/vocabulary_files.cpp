@@ -8,6 +8,7 @@
 #include "core/file.hpp"
 #include "core/json.hpp"
 #include "text/fields.hpp"
+#include "text/unicode.hpp"
 
 namespace strata {
 
@@ -71,6 +72,8 @@ json sequence(const char* key, std::vector<json> steps) {
 
 json read_merges(const std::string& path) {
   const std::string text = read_file(path, std::uint64_t{256} << 20);
+  if (const std::size_t bad = find_invalid_utf8(text); bad != std::string::npos)
+    fail(Exit::data, "{}: invalid UTF-8 at byte {}", path, bad);
   std::vector<json> merges;
   for (std::size_t at = 0; at < text.size();) {
     const std::size_t end = std::min(text.find('\n', at), text.size());

@@ -7,6 +7,7 @@
 
 #include "core/file.hpp"
 #include "core/json.hpp"
+#include "core/json_object.hpp"
 
 namespace strata::checkpoint {
 
@@ -31,99 +32,58 @@ std::string trailer(std::string_view body) {
   return fmt::format("{}{}{}", trailer_begin, sha256_hex(body), trailer_end);
 }
 
-/// Reads members with proof of type and range; every failure names the member.
-class Reader {
- public:
-  Reader(const json& object, std::string where) : object_(object), where_(std::move(where)) {
-    if (!object.is_object()) fail(Exit::data, "{}: not an object", where_);
-  }
-  const json& member(const char* key) const {
-    const auto at = object_.find(key);
-    if (at == object_.end()) fail(Exit::data, "{}: no \"{}\"", where_, key);
-    return *at;
-  }
-  std::string text(const char* key) const {
-    const json& value = member(key);
-    if (!value.is_string()) fail(Exit::data, "{}: \"{}\" is not a string", where_, key);
-    return value.get<std::string>();
-  }
-  std::int64_t integer(const char* key, std::int64_t low, std::int64_t high) const {
-    return integer_of(member(key), key, low, high);
-  }
-  std::int64_t integer_of(const json& value, const char* key, std::int64_t low,
-                          std::int64_t high) const {
-    if (!value.is_number_integer() ||
-        (value.is_number_unsigned() &&
-         value.get<std::uint64_t>() > std::numeric_limits<std::int64_t>::max()))
-      fail(Exit::data, "{}: \"{}\" is not an integer", where_, key);
-    const auto number = value.get<std::int64_t>();
-    if (number < low || number > high)
-      fail(Exit::data, "{}: \"{}\" is {}, not in {}..{}", where_, key, number, low, high);
-    return number;
-  }
-  const json& array(const char* key) const {
-    const json& value = member(key);
-    if (!value.is_array()) fail(Exit::data, "{}: \"{}\" is not an array", where_, key);
-    return value;
-  }
-  const std::string& where() const { return where_; }
-
- private:
-  const json& object_;
-  std::string where_;
-};
-
 constexpr std::int64_t most_elements = std::int64_t{1} << 48;
 
-File parse_file(const Reader& in, int rank, int world_size) {
+File parse_file(JsonObject in, int rank, int world_size) {
   File file;
   file.name = in.text("name");
   if (file.name != shard_name(rank, world_size))
-    fail(Exit::data, "{}: \"name\" is not {}", in.where(), shard_name(rank, world_size));
+    in.refuse("name", "is not " + shard_name(rank, world_size));
   file.bytes = in.integer("bytes", 0, most_elements * element);
   file.sha256 = in.text("sha256");
   for (const json& crc : in.array("crc32c"))
     file.crc32c.push_back(static_cast<std::uint32_t>(
-        in.integer_of(crc, "crc32c", 0, std::numeric_limits<std::uint32_t>::max())));
+        in.integer(crc, "crc32c", 0, std::numeric_limits<std::uint32_t>::max())));
   if (static_cast<std::int64_t>(file.crc32c.size()) != (file.bytes + block_bytes - 1) / block_bytes)
-    fail(Exit::data, "{}: {} CRCs for {} bytes", in.where(), file.crc32c.size(), file.bytes);
+    in.refuse("crc32c", fmt::format("{} of them for {} bytes", file.crc32c.size(), file.bytes));
+  in.finish();
   return file;
 }
 
-ManifestTensor parse_tensor(const Reader& in, const Manifest& manifest) {
+ManifestTensor parse_tensor(JsonObject in, const Manifest& manifest) {
   ManifestTensor tensor;
   tensor.name = in.text("name");
-  if (in.text("dtype") != "f32") fail(Exit::data, "{}: dtype is not f32", in.where());
+  if (in.text("dtype") != "f32") in.refuse("dtype", "is not f32");
   const json& shape = in.array("shape");
-  if (shape.size() > Shape::max_rank) fail(Exit::data, "{}: rank {}", in.where(), shape.size());
+  if (shape.size() > Shape::max_rank) in.refuse("shape", fmt::format("of rank {}", shape.size()));
   std::int64_t numel = 1;
   for (const json& extent : shape) {
-    tensor.shape.append(in.integer_of(extent, "shape", 1, most_elements));
+    tensor.shape.append(in.integer(extent, "shape", 1, most_elements));
     if (__builtin_mul_overflow(numel, tensor.shape[-1], &numel) || numel > most_elements)
-      fail(Exit::data, "{}: shape is too large", in.where());
+      in.refuse("shape", "is too large");
   }
   const std::string layout = in.text("layout");
   if (layout == layout_name(ParamLayout::conv_krsc))
     tensor.layout = ParamLayout::conv_krsc;
   else if (layout != layout_name(ParamLayout::plain))
-    fail(Exit::data, "{}: unknown layout {}", in.where(), layout);
+    in.refuse("layout", "is not known");
   if (tensor.layout == ParamLayout::conv_krsc && tensor.shape.rank() != 4)
-    fail(Exit::data, "{}: layout {} of rank {}", in.where(), layout, tensor.shape.rank());
-  if (in.integer("numel", 1, most_elements) != numel)
-    fail(Exit::data, "{}: numel does not fit the shape", in.where());
-  const Reader by_kind(in.member("pieces"), in.where() + ".pieces");
+    in.refuse("layout", "does not fit the shape");
+  if (in.integer("numel", 1, most_elements) != numel) in.refuse("numel", "does not fit the shape");
+  JsonObject by_kind(in.take("pieces"), in.where() + ".pieces");
   for (const std::string& kind : manifest.kinds) {
     auto& pieces = tensor.pieces.emplace_back();
     for (const json& numbers : by_kind.array(kind.c_str())) {
       if (!numbers.is_array() || numbers.size() != 4)
-        fail(Exit::data, "{}: a piece is not [file, offset, start, count]", in.where());
+        in.refuse("pieces", "one is not [file, offset, start, count]");
       pieces.push_back(
-          {static_cast<int>(in.integer_of(numbers[0], "file", 0, manifest.world_size - 1)),
-           in.integer_of(numbers[1], "offset", 0, most_elements * element),
-           in.integer_of(numbers[2], "start", 0, numel),
-           in.integer_of(numbers[3], "count", 1, numel)});
+          {static_cast<int>(in.integer(numbers[0], "file", 0, manifest.world_size - 1)),
+           in.integer(numbers[1], "offset", 0, most_elements * element),
+           in.integer(numbers[2], "start", 0, numel), in.integer(numbers[3], "count", 1, numel)});
     }
   }
+  by_kind.finish();
+  in.finish();
   return tensor;
 }
 
@@ -248,7 +208,7 @@ Manifest parse_manifest(std::string_view text, const std::string& path) {
   if (text.substr(body.size()) != trailer(body))
     fail(Exit::data, "{}: the content does not have the SHA-256 of its last line", path);
   const json all = parse_json(text, path);
-  const Reader in(all, path);
+  JsonObject in(all, path);
   if (in.text("format") != format_name) fail(Exit::data, "{}: not a checkpoint", path);
   if (const auto version = in.integer("version", 0, 1'000'000); version != format_version)
     fail(Exit::data, "{}: format version {}, this program reads {}", path, version, format_version);
@@ -257,8 +217,9 @@ Manifest parse_manifest(std::string_view text, const std::string& path) {
   manifest.world_size = static_cast<int>(in.integer("world_size", 1, 99'999));
   manifest.config_hash = in.text("config_hash");
   manifest.model_hash = in.text("model_hash");
-  if (!in.member("host").is_object()) fail(Exit::data, "{}: \"host\" is not an object", path);
-  manifest.host_json = in.member("host").dump();
+  const json& host = in.take("host");
+  if (!host.is_object()) in.refuse("host", "is not an object");
+  manifest.host_json = host.dump();
   in.integer("block_bytes", block_bytes, block_bytes);
   for (const json& kind : in.array("kinds")) {
     if (!kind.is_string() || manifest.kind(kind.get<std::string>()) >= 0)
@@ -269,16 +230,19 @@ Manifest parse_manifest(std::string_view text, const std::string& path) {
   if (files.size() != static_cast<std::size_t>(manifest.world_size))
     fail(Exit::data, "{}: {} files of {} ranks", path, files.size(), manifest.world_size);
   for (int rank = 0; rank < manifest.world_size; ++rank)
-    manifest.files.push_back(parse_file(
-        Reader(files[rank], fmt::format("{}: files[{}]", path, rank)), rank, manifest.world_size));
+    manifest.files.push_back(
+        parse_file(JsonObject(files[rank], fmt::format("{}: files[{}]", path, rank)), rank,
+                   manifest.world_size));
   std::unordered_set<std::string> names;
   const json& tensors = in.array("tensors");
   for (std::size_t t = 0; t < tensors.size(); ++t) {
-    const Reader tensor(tensors[t], fmt::format("{}: tensors[{}]", path, t));
+    JsonObject tensor(tensors[t], fmt::format("{}: tensors[{}]", path, t));
     manifest.tensors.push_back(parse_tensor(tensor, manifest));
     if (!names.insert(manifest.tensors.back().name).second)
       fail(Exit::data, "{}: tensor {} occurs twice", path, manifest.tensors.back().name);
   }
+  in.take("sha256");  // compared above
+  in.finish();
   const std::string problem = tile_problem(manifest);
   if (!problem.empty()) fail(Exit::data, "{}: {}", path, problem);
   return manifest;

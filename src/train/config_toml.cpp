@@ -1,10 +1,6 @@
 // The config as TOML: reading with places and nearest names, writing, comparing.
 
-#define TOML_HEADER_ONLY 1
-#define TOML_MAX_NESTED_VALUES 16
-#define TOML_ENABLE_UNRELEASED_FEATURES 0
 #include <fmt/ranges.h>
-#include <toml++/toml.h>
 
 #include <algorithm>
 #include <array>
@@ -13,6 +9,7 @@
 
 #include "core/error.hpp"
 #include "core/file.hpp"
+#include "core/toml.hpp"
 #include "train/config.hpp"
 #include "train/nearest_name.hpp"
 
@@ -202,6 +199,8 @@ toml::table parse_bounded(std::string_view text, const std::string& origin) {
     return toml::parse(text, origin);
   } catch (const toml::parse_error& e) {
     fail(Exit::usage, "{}: {}", place(origin, e.source()), e.description());
+  } catch (const Error& e) {
+    fail(Exit::usage, "{}: {}", origin, e.what());
   }
 }
 

@@ -25,9 +25,10 @@ off_t whole_lines(int fd, off_t size, const std::string& path) {
   std::vector<char> block(4096);
   while (size > 0) {
     const off_t begin = std::max<off_t>(0, size - static_cast<off_t>(block.size()));
-    const ssize_t n = pread(fd, block.data(), static_cast<std::size_t>(size - begin), begin);
+    const std::int64_t n = read_fully_at(fd, block.data(), static_cast<std::size_t>(size - begin),
+                                         static_cast<std::uint64_t>(begin));
     if (n < 0) fail_errno(path, "pread");
-    for (ssize_t i = n; i > 0; --i)
+    for (std::int64_t i = n; i > 0; --i)
       if (block[i - 1] == '\n') return begin + i;
     size = begin;
   }

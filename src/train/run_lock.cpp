@@ -143,8 +143,7 @@ std::string content_of(const std::string& path) {
 bool write_over(const std::string& path, const std::string& content, int flags) {
   const int fd = ::open(path.c_str(), O_WRONLY | O_CLOEXEC | O_NOFOLLOW | flags, 0666);
   if (fd < 0) return false;
-  const bool written =
-      ::pwrite(fd, content.data(), content.size(), 0) == static_cast<ssize_t>(content.size());
+  const bool written = write_fully_at(fd, content, 0);
   return ::close(fd) == 0 && written;
 }
 

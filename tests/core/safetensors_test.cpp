@@ -149,6 +149,9 @@ std::vector<Hostile> hostile_files() {
        "unknown key"},
       {"invalid UTF-8 in a name", file_with("{\"\xFF\":{}}", 0), "offset"},
       {"lone surrogate in a name", file_with(R"({"\ud800":{}})", 0), "offset"},
+      {"newline in a key", file_with("{\"a\":{\"dty\\npe\":1}}", 4), "unknown key \"dty\\npe\""},
+      {"newline in a dtype", file_with(one(tensor("a", "F\\n32", "[1]", "[0,4]")), 4),
+       "unknown dtype"},
       {"newline in a name", file_with(one(tensor("a\\nb", "F32", "[1]", "[0,4]")), 4), "control"},
       {"NUL byte in the header", file_with(std::string("{\0}", 3), 0), "offset"},
   };

@@ -199,6 +199,28 @@ TEST(Cache, NoSingleBitFlipIsSilent) {
   }
 }
 
+TEST(Cache, WhatTheManifestSaysOfAllShardsCannotChangeUnseen) {
+  const TemporaryFolder folder;
+  const std::string dir = folder / "cache", path = dir + "/manifest.json";
+  write_cache(dir, text_plan(9, CacheDType::bfloat16));
+  const std::string whole = read_file(path);
+  for (const auto& [from, to] : {std::pair("\"last\"", "\"lasd\""),
+                                 {"\"causal\"", "\"causam\""},
+                                 {"tiny", "tinx"},
+                                 {": 77", ": 76"},
+                                 {"\"aaaa", "\"baaa"}}) {
+    std::string changed = whole;
+    const std::size_t at = changed.find(from);
+    ASSERT_NE(at, std::string::npos) << from;
+    std::ofstream(path) << changed.replace(at, std::string(from).size(), to);
+    std::string what;
+    EXPECT_EQ(code_of([&] { CacheReader{dir}; }, &what), 65) << from;
+    EXPECT_NE(what.find("shard-00000.h5: is not of this manifest.json"), std::string::npos) << what;
+  }
+  std::ofstream(path) << whole;
+  read_all(dir);
+}
+
 TEST(Cache, OtherDamageIsNamed) {
   const TemporaryFolder folder;
   const std::string dir = folder / "cache", first = dir + "/shard-00000.h5",

@@ -141,6 +141,8 @@ TEST_F(TokenizerFolder, VocabularyFilesNeedAKnownFamily) {
     put("merges.txt", merges);
     expect_refused("merge");
   }
+  put("merges.txt", "\x89 b\n");
+  expect_refused("merges.txt: invalid UTF-8 at byte 0");
   put("merges.txt", "");
   for (const char* vocabulary : {"[]", "{\"a\": -1}", "{\"a\": 0, \"b\": 0}", "{\"a\": \"b\"}"}) {
     put("vocab.json", vocabulary);

@@ -127,6 +127,10 @@ TEST(Manifest, EveryWrongContentIsRefused) {
       [](auto& j) { j["tensors"][0]["pieces"]["m"][1][3] = 0; },
       [](auto& j) { j["tensors"][0]["pieces"]["m"][1][3] = 3; },
       [](auto& j) { j["tensors"] = 7; },
+      [](auto& j) { j["more"] = 7; },
+      [](auto& j) { j["files"][0]["more"] = 7; },
+      [](auto& j) { j["tensors"][0]["more"] = 7; },
+      [](auto& j) { j["tensors"][0]["pieces"]["more"] = ordered_json::array(); },
   };
   for (std::size_t i = 0; i < changes.size(); ++i)
     EXPECT_NE(problem_of(forged(changes[i])), "") << "change " << i << " is accepted";

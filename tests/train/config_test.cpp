@@ -89,6 +89,8 @@ TEST(Config, MistakesSayWhereAndWhat) {
       {"[train]\nsteps = 1\nsteps = 2\n", {}, "run.toml:3:"},
       {"a = " + std::string(64, '[') + std::string(64, ']'), {}, "run.toml:1:"},
       {"a" + std::string(600, '.') + "b = 1\n", {}, "run.toml:1: more than 256 dots"},
+      {"[\n[a = 1\n", {}, "run.toml:"},
+      {"[train]\nlr = \xc3\x89\n", {}, "run.toml:2:"},
       {std::string((1 << 20) + 1, '\n'), {}, "1048577 bytes are more than a config may have"},
       // --set
       {complete, {"train.steps"}, "--set train.steps: expected table.key=value"},

@@ -1,7 +1,10 @@
 // What a run leaves behind: TensorBoard frames, JSON lines, exit.json; and the stop flag.
 
+#include <fcntl.h>
 #include <gtest/gtest.h>
+#include <sys/resource.h>
 
+#include <algorithm>
 #include <csignal>
 #include <cstring>
 #include <filesystem>
@@ -11,6 +14,7 @@
 
 #include "core/file.hpp"
 #include "event.pb.h"
+#include "train/appended_file.hpp"
 #include "train/metrics.hpp"
 #include "train/run_folder.hpp"
 #include "train/tensorboard.hpp"
@@ -94,6 +98,28 @@ TEST_F(Records, MetricsHaveExactlyTheContractsKeys) {
             "step samples epoch loss lr grad_norm images_per_s images_per_s_per_rank mfu step_s "
             "data_s comm_s mem_gb ");
   EXPECT_TRUE(json["loss"].is_null());
+}
+
+/// A limit of the file's size stands for a full disk: the call fails in the same place.
+TEST_F(Records, ARecordThatDoesNotFitIsLostWholeAndTheNextOneIsNot) {
+  const std::string path = dir_ + "/log", first(3000, '1'), second(3000, '2');
+  AppendedFile file(path, O_WRONLY);
+  file.append(first);
+  struct rlimit before {};
+  getrlimit(RLIMIT_FSIZE, &before);
+  struct rlimit narrow = before;
+  narrow.rlim_cur = 4096;
+  std::signal(SIGXFSZ, SIG_IGN);
+  testing::internal::CaptureStderr();
+  setrlimit(RLIMIT_FSIZE, &narrow);
+  file.append(second);
+  file.append(second);
+  setrlimit(RLIMIT_FSIZE, &before);
+  const std::string said = testing::internal::GetCapturedStderr();
+  file.append("third");
+  EXPECT_EQ(read_file(path), first + "third");
+  EXPECT_NE(said.find(path), std::string::npos) << said;
+  EXPECT_EQ(std::count(said.begin(), said.end(), '\n'), 1) << said;
 }
 
 TEST_F(Records, ATornLastLineIsCutOff) {
