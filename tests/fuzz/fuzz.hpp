@@ -1,0 +1,128 @@
+#pragma once
+// What the fuzz targets share: one input in, and out of the reader comes a value or an Error that
+// blames the data. Anything else ends the process.
+
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <array>
+#include <cstdint>
+#include <cstdio>
+#include <cstdlib>
+#include <filesystem>
+#include <string>
+#include <string_view>
+
+#include "core/error.hpp"
+#include "core/file.hpp"
+#include "core/log.hpp"
+
+namespace strata::fuzz {
+
+/// Runs a reader. True: it took the input. Refusals must be of the data (65), the config (64), or
+/// of what data and config say of each other (78).
+template <class Reader>
+bool reads(Reader reader) {
+  log::set_quiet(true);
+  try {
+    reader();
+    return true;
+  } catch (const Error& error) {
+    const Exit code = error.code();
+    if (code == Exit::data || code == Exit::usage || code == Exit::mismatch) {
+      if (std::string_view(error.what()).find('\n') == std::string_view::npos) return false;
+      std::fprintf(stderr, "an error of more than one line: %s\n", error.what());
+    } else {
+      std::fprintf(stderr, "exit %d: %s\n", static_cast<int>(code), error.what());
+    }
+  }
+  std::abort();
+}
+
+/// A file without a place, rewritten for every input.
+class MemoryFile {
+ public:
+  MemoryFile() : fd_(memfd_create("fuzz", MFD_CLOEXEC)) {
+    path_ = "/proc/self/fd/" + std::to_string(fd_);
+  }
+  ~MemoryFile() { close(fd_); }
+  MemoryFile(const MemoryFile&) = delete;
+  MemoryFile& operator=(const MemoryFile&) = delete;
+
+  const std::string& holding(std::string_view bytes) const {
+    if (ftruncate(fd_, static_cast<off_t>(bytes.size())) != 0 || !write_fully_at(fd_, bytes, 0))
+      std::abort();
+    return path_;
+  }
+
+ private:
+  int fd_;
+  std::string path_;
+};
+
+/// A folder in memory, for readers that look for names.
+class MemoryFolder {
+ public:
+  MemoryFolder() {
+    std::string pattern = "/dev/shm/strata-fuzz-XXXXXX";
+    if (mkdtemp(pattern.data()) == nullptr) std::abort();
+    path_ = pattern;
+  }
+  ~MemoryFolder() {
+    std::error_code error;
+    std::filesystem::remove_all(path_, error);
+  }
+  MemoryFolder(const MemoryFolder&) = delete;
+  MemoryFolder& operator=(const MemoryFolder&) = delete;
+
+  const std::string& path() const { return path_; }
+  std::string put(const std::string& name, std::string_view bytes) const {
+    const std::string path = path_ + "/" + name;
+    const int fd = open(path.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
+    if (fd < 0 || !write_fully(fd, bytes)) std::abort();
+    close(fd);
+    return path;
+  }
+
+ private:
+  std::string path_;
+};
+
+/// One of each for the life of the process: destroyed at its end, so that nothing stays in
+/// /dev/shm.
+inline const MemoryFile& memory_file() {
+  static const MemoryFile file;
+  return file;
+}
+inline const MemoryFolder& memory_folder() {
+  static const MemoryFolder folder;
+  return folder;
+}
+
+inline std::string_view text_of(const std::uint8_t* data, std::size_t size) {
+  return {reinterpret_cast<const char*>(data), size};
+}
+
+/// The input cut at lines of four dashes, as many parts as asked for.
+template <std::size_t Count>
+std::array<std::string_view, Count> parts_of(std::string_view input) {
+  constexpr std::string_view cut = "\n----\n";
+  std::array<std::string_view, Count> parts{};
+  for (std::size_t i = 0; i < Count; ++i) {
+    const std::size_t end = i + 1 == Count ? input.npos : input.find(cut);
+    parts[i] = input.substr(0, end);
+    input = end == input.npos ? std::string_view() : input.substr(end + cut.size());
+  }
+  return parts;
+}
+
+}  // namespace strata::fuzz
+
+#define STRATA_FUZZ(input)                                                            \
+  static void fuzz_one(std::string_view input);                                       \
+  extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) { \
+    fuzz_one(strata::fuzz::text_of(data, size));                                      \
+    return 0;                                                                         \
+  }                                                                                   \
+  static void fuzz_one(std::string_view input)
