@@ -1,0 +1,112 @@
+"""B. Processes that stop, stall or wait."""
+
+import re
+import signal
+import time
+
+from strata_trials.registry import Tally, trial
+from strata_trials.workshop import check_finished, check_records, check_saved, expect, kill
+
+STEPS, TIMEOUT = 160, 3
+SLOW = 10  # sections that load, save or make the first step have so many times as long
+
+
+def worst_by_section(notes):
+    worst = {}
+    for section, seconds in re.findall(r"in section (.+?), found and ended in ([0-9.]+) s", " ".join(notes)):
+        worst[section] = max(worst.get(section, 0), float(seconds))
+    return "longest until all was ended: " + ", ".join(f"{s} {t:.1f} s" for s, t in sorted(worst.items()))
+
+
+@trial("hang", "B8", cases=10, ci=1, summary=worst_by_section)
+def hang(shop, case, rng):
+    """SIGSTOP of a random rank for good, at a random moment from the load on, in every third case while slow saves
+    hold the run up: exit 86 with the rank's name, section and step within the timeout (3 s; ten times that where the
+    section is slow) and 10 s, nothing is left, and the restart continues bitwise."""
+    ranks = rng.choice([2, 2, 4])
+    reference = shop.reference(ranks, {"train.steps": STEPS})
+    run = shop.new_run()
+    settings = {"train.steps": STEPS, "train.hang_timeout": TIMEOUT}
+    inject = None
+    if case % 3 == 2:
+        settings["train.checkpoint_background"] = "false"
+        inject = {"FROM": 1, "DO": "SLEEP", "MS": 300, "UNDER": "/checkpoints", "CALLS": "fsync"}
+    job = shop.train(run, ranks, settings, inject=inject)
+    while not (run.path / ".owner").exists() and job.process.poll() is None:
+        time.sleep(0.005)
+    job.wait_for_moment(run, STEPS, rng)
+    victim = rng.randrange(ranks)
+    pids = job.rank_pids()
+    if len(pids) < ranks:
+        job.wait()
+        return Tally(points=0, note="ended before")
+    stopped = time.monotonic()
+    kill(pids[victim], signal.SIGSTOP)
+    outcome = job.wait()
+    job.wait_until_gone()
+    seconds = time.monotonic() - stopped
+    note = run.exit_note()
+    if outcome.code == 0:
+        return Tally(points=0, note="ended before")
+    expect(note and note["code"] == 86 and note["rank"] == victim, f"rank {victim} stopped: exit.json {note}")
+    named = re.search(r"rank (\d+): hangs: .* section (.+?), step", note["cause"])
+    expect(named and int(named[1]) == victim, f"the cause does not name rank {victim}: {note['cause']}")
+    expect(seconds < TIMEOUT * SLOW + 10, f"{seconds:.1f} s until the end")
+    expect(seconds < TIMEOUT + 10 or named[2] not in ("step", "data"), f"{seconds:.1f} s in section {named[2]}")
+    check_records(run, reference)
+    check_saved(run, reference)
+    shop.finish(run, ranks, {"train.steps": STEPS})
+    check_finished(run, reference, STEPS)
+    shop.remove(run)
+    return Tally(bitwise=1, note=f"rank {victim} of {ranks} in section {named[2]}, found and ended in {seconds:.1f} s")
+
+
+@trial("stall", "B9", cases=20, ci=1)
+def stall(shop, case, rng):
+    """SIGSTOP of a random rank for a second, ten times in a run, with a timeout of three seconds: no alarm, and the run
+    is the undisturbed one bit for bit."""
+    ranks, stalls, steps = rng.choice([2, 2, 4]), 10, 2 * STEPS
+    reference = shop.reference(ranks, {"train.steps": steps})
+    run = shop.new_run()
+    job = shop.train(run, ranks, {"train.steps": steps, "train.hang_timeout": TIMEOUT})
+    job.wait_for_ranks(ranks)
+    made = 0
+    for _ in range(stalls):
+        time.sleep(rng.uniform(0, 0.5))
+        pids = job.rank_pids()
+        if not pids or job.process.poll() is not None:
+            break
+        victim = rng.choice(pids)
+        kill(victim, signal.SIGSTOP)
+        time.sleep(1)
+        kill(victim, signal.SIGCONT)
+        made += 1
+    outcome = job.wait()
+    expect(outcome.code == 0, f"a stall of a second ended the run with {outcome.code}: {outcome.cause}")
+    check_finished(run, reference, steps)
+    shop.remove(run)
+    return Tally(points=made, bitwise=made, note=f"{made} stalls of one of {ranks} ranks")
+
+
+@trial("slow-fsync", "B10", cases=4, ci=1)
+def slow_fsync(shop, case, rng):
+    """Every fsync of a checkpoint takes a second or more: training does not wait for it, saves that come too early are
+    left out and said, and what is announced is there and right."""
+    ranks, wait = [0, 2][case % 2], [1, 3][case // 2 % 2]
+    reference = shop.reference(ranks, {"train.steps": STEPS})
+    run = shop.new_run()
+    inject = {"FROM": 1, "DO": "SLEEP", "MS": 1000 * wait, "UNDER": "/checkpoints", "CALLS": "fsync,fdatasync"}
+    job = shop.train(run, ranks, {"train.steps": STEPS}, inject=inject)
+    while run.step() < STEPS and job.process.poll() is None:
+        time.sleep(0.05)
+    trained = time.monotonic() - job.started
+    outcome = job.wait()
+    expect(outcome.code == 0, f"exit {outcome.code}: {outcome.cause}")
+    check_finished(run, reference, STEPS)
+    missed = (run.path / "log/rank-00000.log").read_text().count("(missed:")
+    # A save has four of them, so that the 32 that are due would take longer than this alone.
+    expect(trained < 64 * wait, f"the last step came after {trained:.1f} s")
+    expect(missed > 0, "no save was left out")
+    shop.remove(run)
+    return Tally(bitwise=1, note=f"fsync of {wait} s: last step after {trained:.1f} s, {missed} saves "
+                                 f"left out, end after {outcome.seconds:.1f} s")
