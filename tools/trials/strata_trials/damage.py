@@ -63,7 +63,7 @@ def n_is_shard(name):
     return name.startswith("shard")
 
 
-@trial("damaged-newest", "C16", cases=lambda shop: range(34), ci=6)
+@trial("damaged-newest", "C16", cases=lambda shop: range(34), ci=4)
 def damaged_newest(shop, case, rng):
     """The newest checkpoint cut, flipped, swapped, edited or partly gone: refused by name and reason, said
     loudly, and the run continues bitwise from the one before."""
@@ -147,7 +147,7 @@ def cache_damages(rng):
     yield "another index", manifest('"index_sha256": "', '"index_sha256": "0'), 65
 
 
-@trial("damaged-cache", "C18", cases=lambda shop: range(18), ci=4)
+@trial("damaged-cache", "C18", cases=lambda shop: range(18), ci=3)
 def damaged_cache(shop, case, rng):
     """A latent cache damaged, cut, swapped or edited: exit 65 before a wrong sample reaches a step, naming the
     file and, for a row, the sample."""

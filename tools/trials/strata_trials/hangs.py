@@ -23,7 +23,7 @@ def hang(shop, case, rng):
     """SIGSTOP of a random rank for good, at a random moment from the load on, in every third case while slow saves
     hold the run up: exit 86 with the rank's name, section and step within the timeout (3 s; ten times that where the
     section is slow) and 10 s, nothing is left, and the restart continues bitwise."""
-    ranks = rng.choice([2, 2, 4])
+    ranks = rng.choice([2, 2, 2, 2, 4])
     reference = shop.reference(ranks, {"train.steps": STEPS})
     run = shop.new_run()
     settings = {"train.steps": STEPS, "train.hang_timeout": TIMEOUT}
@@ -65,7 +65,7 @@ def hang(shop, case, rng):
 def stall(shop, case, rng):
     """SIGSTOP of a random rank for a second, ten times in a run, with a timeout of three seconds: no alarm, and the run
     is the undisturbed one bit for bit."""
-    ranks, stalls, steps = rng.choice([2, 2, 4]), 10, 2 * STEPS
+    ranks, stalls, steps = rng.choice([2, 2, 2, 2, 4]), 10, 2 * STEPS
     reference = shop.reference(ranks, {"train.steps": steps})
     run = shop.new_run()
     job = shop.train(run, ranks, {"train.steps": steps, "train.hang_timeout": TIMEOUT})
