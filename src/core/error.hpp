@@ -43,8 +43,8 @@ template <class... Args>
   throw Error(code, fmt::format(format, std::forward<Args>(args)...));
 }
 
-/// Throws Error for the errno of a failed system call: 73 when creating, 77 on EACCES/EPERM,
-/// else 74.
+/// Throws Error for the errno of a failed system call: 77 on EACCES/EPERM, 73 when creating (but
+/// for a full or failing disk), else 74.
 [[noreturn]] void fail_errno(const std::string& path, const char* call, bool creating = false);
 
 namespace detail {

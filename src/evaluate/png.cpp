@@ -101,6 +101,9 @@ void take_text(png_structp png, png_infop info, PngText& text) {
 bool read_all(png_structp png, png_infop info, ReadState& state) {
   if (setjmp(png_jmpbuf(png))) return false;
   png_set_read_fn(png, &state, take_bytes);
+  // A damaged text is damage too: libpng would leave it out, and the image would pass for
+  // another's.
+  png_set_crc_action(png, PNG_CRC_ERROR_QUIT, PNG_CRC_ERROR_QUIT);
   png_set_user_limits(png, max_side, max_side);
   png_set_chunk_malloc_max(png, max_text_bytes);
   png_read_info(png, info);

@@ -149,7 +149,7 @@ def two_owners(shop, case, rng):
     losers = [outcome for outcome in outcomes if outcome.code == 76]
     expect(all("owned by a live job" in o.cause for o in losers), f"{losers[0].cause}")
     slowest = max(outcome.seconds for outcome in losers)
-    expect(slowest < 8, f"76 came after {slowest:.1f} s")
+    expect(slowest < 30, f"76 came after {slowest:.1f} s")  # a second or two where the cores have no other work
     check_finished(run, reference, 160)
     shop.remove(run)
     return Tally(bitwise=1, note=f"one owner, seven 76 within {slowest:.1f} s")
