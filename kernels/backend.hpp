@@ -16,6 +16,12 @@ struct Backend {
   /// Only a device works on after an op has returned.
   virtual void synchronize() {}
   virtual void wait_for(Backend&) {}
+  virtual std::unique_ptr<Moment> make_moment() { return std::make_unique<Moment>(); }
+  virtual void mark(Moment&) {}
+  virtual void wait_for(const Moment&) {}
+  virtual void copy(void* to, const void* from, std::size_t bytes) = 0;
+  virtual void measure_choices(const std::string&) {}
+  virtual std::unique_ptr<Recording> record(const std::function<void()>& body) = 0;
 
   virtual void linear(Exec&, Tensor y, Tensor x, Tensor w, Tensor b) = 0;
   virtual Buffer pack(Exec&, Tensor w) = 0;
@@ -73,21 +79,26 @@ struct Backend {
                                   float freq_shift) = 0;
   virtual void accumulate_layer(Exec&, Tensor sum, Tensor x, bool normalised) = 0;
 
-  virtual void normals(Exec&, Tensor out, PhiloxKey key, const PhiloxCounter* at) = 0;
+  virtual void normals(Exec&, Tensor out, PhiloxKey key, Tensor at) = 0;
   virtual void draw_posterior(Exec&, Tensor y, Tensor moments, Tensor noise) = 0;
   virtual void add_noise(Exec&, Tensor y, Tensor x, Tensor noise, Tensor a, Tensor s) = 0;
   virtual void mse_loss(Exec&, Tensor loss, Tensor dprediction, Tensor prediction, Tensor target,
                         Tensor weight, float grad_scale) = 0;
 
   virtual void adamw(Exec&, Tensor param, Tensor master, Tensor m, Tensor v, Tensor grad,
-                     Tensor ema, float ema_decay, ops::AdamWParams) = 0;
-  virtual void gradient_stats(Exec&, std::span<ops::GradientStats> sections, Tensor grad,
+                     Tensor ema, Tensor decision) = 0;
+  virtual void gradient_stats(Exec&, Tensor squares, Tensor non_finite, Tensor grad,
                               std::int64_t section) = 0;
+  virtual void decide_update(Exec&, Tensor decision, Tensor candidates, Tensor squares,
+                             Tensor non_finite) = 0;
   virtual void accumulate(Exec&, Tensor a, Tensor b) = 0;
 };
 
-/// The constants of one step for the scalar formula, computed once in double.
-portable::AdamWStep adamw_step(const ops::AdamWParams& p);
+/// Error(70) between the beginning and the end of a recording on this thread; `what` is what would
+/// be done.
+void forbid_while_recording(const char* what);
+/// Calls body and forbids meanwhile what a recording cannot hold.
+void call_for_recording(const std::function<void()>& body);
 
 namespace host {
 std::unique_ptr<Backend> make_backend(int threads);
@@ -100,6 +111,12 @@ void* allocate(std::size_t bytes);
 void release(void* data) noexcept;
 }  // namespace host
 
+namespace counted {
+std::unique_ptr<Backend> make_backend();
+void* allocate(std::size_t bytes);
+void release(void* data, std::size_t bytes) noexcept;
+}  // namespace counted
+
 namespace cuda {
 std::unique_ptr<Backend> make_backend(Device device);
 void* allocate(Device device, std::size_t bytes);
@@ -108,6 +125,8 @@ void copy(void* to, Device to_device, const void* from, Device from_device, std:
 /// Memory that the host and the device both see: what tests keep their tensors in.
 void* allocate_visible(Device device, std::size_t bytes);
 void release_visible(void* data) noexcept;
+void* allocate_pinned(Device device, std::size_t bytes);
+void release_pinned(void* data) noexcept;
 }  // namespace cuda
 
 }  // namespace strata

@@ -3,6 +3,7 @@
 #include "kernels/ops.hpp"
 
 #include "kernels/backend.hpp"
+#include "kernels/op_check.hpp"
 #include "kernels/portable/dispatch.hpp"
 
 namespace strata::ops {
@@ -11,86 +12,19 @@ using portable::rows_of;
 
 namespace {
 
-/// Collects what an op demands of its arguments; a broken demand is Error(70) naming op and tensor.
-class Check {
- public:
-  Check(Exec& exec, const char* op) : device_(exec.device()), op_(op) {}
+enum class Rows { all_owned, may_be_left };
 
-  /// Present, on the device, of this dtype and shape.
-  const Check& is(const char* name, const Tensor& t, DType dtype, const Shape& shape) const {
-    present(name, t);
-    if (t.dtype != dtype || !(t.shape == shape))
-      wrong(name, t, fmt::format("{} {}", to_string(shape), name_of(dtype)));
-    return *this;
-  }
-  const Check& optional(const char* name, const Tensor& t, DType dtype, const Shape& shape) const {
-    return t ? is(name, t, dtype, shape) : *this;
-  }
-  /// Of this dtype, with `rows` rows of `width` whatever the leading axes.
-  const Check& matrix(const char* name, const Tensor& t, DType dtype, std::int64_t rows,
-                      std::int64_t width) const {
-    present(name, t);
-    if (t.dtype != dtype || t.shape.rank() < 1 || t.shape[-1] != width || t.numel() != rows * width)
-      wrong(name, t, fmt::format("({} x {}) {}", rows, width, name_of(dtype)));
-    return *this;
-  }
-  /// An activation: f32 or bf16, of at least this rank.
-  const Check& activation(const char* name, const Tensor& t, int rank = 1) const {
-    floating(name, t);
-    if (t.shape.rank() < rank) wrong(name, t, fmt::format("rank >= {}", rank));
-    return *this;
-  }
-  const Check& rank(const char* name, const Tensor& t, int rank) const {
-    present(name, t);
-    if (t.shape.rank() != rank) wrong(name, t, fmt::format("rank {}", rank));
-    return *this;
-  }
-  const Check& floating(const char* name, const Tensor& t) const {
-    present(name, t);
-    if (t.dtype != DType::f32 && t.dtype != DType::bf16) wrong(name, t, "f32 or bf16");
-    return *this;
-  }
-  const Check& elements(const char* name, const Tensor& t, std::int64_t count) const {
-    present(name, t);
-    if (t.numel() != count) wrong(name, t, fmt::format("{} elements", count));
-    return *this;
-  }
-  /// Present, on the host whatever the device, i64 of this shape.
-  const Check& counts(const char* name, const Tensor& t, const Shape& shape) const {
-    if (!t || !(t.device == host_device) || t.dtype != DType::i64 || !(t.shape == shape))
-      fail(Exit::internal, "{}: {} must be {} i64 on the host", op_, name, to_string(shape));
-    return *this;
-  }
-  template <class... Args>
-  const Check& that(bool condition, fmt::format_string<Args...> text, Args&&... args) const {
-    if (!condition)
-      fail(Exit::internal, "{}: {}", op_, fmt::format(text, std::forward<Args>(args)...));
-    return *this;
-  }
-
- private:
-  void present(const char* name, const Tensor& t) const {
-    if (!t) fail(Exit::internal, "{}: {} is absent", op_, name);
-    if (!(t.device == device_)) fail(Exit::internal, "{}: {} is on another device", op_, name);
-  }
-  [[noreturn]] void wrong(const char* name, const Tensor& t, const std::string& expected) const {
-    fail(Exit::internal, "{}: {} is {} {}, expected {}", op_, name, to_string(t.shape),
-         name_of(t.dtype), expected);
-  }
-
-  Device device_;
-  const char* op_;
-};
-
-/// (B+1) non-decreasing host offsets ending at `total`.
-void check_offsets(const char* op, const char* name, const Tensor& offsets, std::int64_t total) {
+/// (B+1) non-decreasing host offsets ending at `total`, or before it where rows may be left.
+void check_offsets(const char* op, const char* name, const Tensor& offsets, std::int64_t total,
+                   Rows rows = Rows::all_owned) {
   const auto bad = [&](const char* what) { fail(Exit::internal, "{}: {} {}", op, name, what); };
   if (!offsets || !(offsets.device == host_device)) bad("must be on the host");
   if (offsets.dtype != DType::i64 || offsets.shape.rank() != 1 || offsets.shape[0] < 1)
     bad("must be (B+1) i64");
   const auto* at = offsets.as<std::int64_t>();
   const std::int64_t count = offsets.shape[0] - 1;
-  if (at[0] != 0 || at[count] != total) bad("must begin at 0 and end at the number of rows");
+  const bool ends = at[count] == total || (rows == Rows::may_be_left && at[count] < total);
+  if (at[0] != 0 || !ends) bad("must begin at 0 and end at the number of rows");
   for (std::int64_t i = 0; i < count; ++i)
     if (at[i] > at[i + 1]) bad("must not decrease");
 }
@@ -346,22 +280,33 @@ void nhwc_to_nchw(Exec& exec, Tensor y, Tensor x) {
 namespace {
 void check_attention(const Check& check, const char* op, const Tensor& q, const Tensor& k,
                      const Tensor& v, const Tensor& o, const Tensor& q_offsets,
-                     const Tensor& k_offsets) {
+                     const Tensor& k_offsets, const AttentionParams& p) {
   check.activation("q", q).rank("q", q, 3).rank("k", k, 3);
   check.is("k", k, q.dtype, {k.shape[0], k.shape[1], q.shape[2]});
   check.is("v", v, q.dtype, k.shape).is("o", o, q.dtype, q.shape);
   check.that(k.shape[1] > 0 && q.shape[1] % k.shape[1] == 0, "{} heads for {} key heads",
              q.shape[1], k.shape[1]);
   check_offsets(op, "q_offsets", q_offsets, q.shape[0]);
-  check_offsets(op, "k_offsets", k_offsets, k.shape[0]);
   check.that(q_offsets.shape == k_offsets.shape, "offsets of different batches");
+  if (k_offsets.device == host_device)
+    return check_offsets(op, "k_offsets", k_offsets, k.shape[0], Rows::may_be_left);
+  check.is("k_offsets", k_offsets, DType::i64, q_offsets.shape);
+  check.that(p.longest_keys > 0 && !p.causal && p.window < 0 && !p.relative_bias,
+             "k_offsets on the device need longest_keys, and no positions");
+}
+
+/// Rows behind the last sequence, where the offsets are known here.
+void clear_nobodys(Exec& exec, const Tensor& rows, const Tensor& offsets) {
+  if (!(offsets.device == host_device)) return;
+  const std::int64_t end = offsets.as<std::int64_t>()[offsets.numel() - 1];
+  if (end < rows.shape[0]) exec.backend().fill(exec, rows.rows(end, rows.shape[0]), 0.0f);
 }
 }  // namespace
 
 void attention(Exec& exec, Tensor o, Tensor lse, Tensor q, Tensor k, Tensor v, Tensor q_offsets,
                Tensor k_offsets, AttentionParams p) {
   const Check check(exec, "attention");
-  check_attention(check, "attention", q, k, v, o, q_offsets, k_offsets);
+  check_attention(check, "attention", q, k, v, o, q_offsets, k_offsets, p);
   check.optional("lse", lse, DType::f32, {q.shape[0], q.shape[1]});
   if (const Tensor& bias = p.relative_bias) {
     check.rank("relative_bias", bias, 2).is("relative_bias", bias, DType::f32, bias.shape);
@@ -380,7 +325,7 @@ void attention_backward(Exec& exec, Tensor dq, Tensor dk, Tensor dv, Tensor dout
                         Tensor k, Tensor v, Tensor o, Tensor lse, Tensor q_offsets,
                         Tensor k_offsets, AttentionParams p) {
   const Check check(exec, "attention_backward");
-  check_attention(check, "attention_backward", q, k, v, o, q_offsets, k_offsets);
+  check_attention(check, "attention_backward", q, k, v, o, q_offsets, k_offsets, p);
   check.that(p.window < 0 && p.softcap == 0 && !p.relative_bias,
              "no gradient through a window, a softcap or a relative bias");
   check.is("dout", dout, q.dtype, q.shape).is("dq", dq, q.dtype, q.shape);
@@ -388,6 +333,8 @@ void attention_backward(Exec& exec, Tensor dq, Tensor dk, Tensor dv, Tensor dout
   check.is("lse", lse, DType::f32, {q.shape[0], q.shape[1]});
   exec.backend().attention_backward(exec, dq, dk, dv, dout, q, k, v, o, lse, q_offsets, k_offsets,
                                     p);
+  clear_nobodys(exec, dk, k_offsets);
+  clear_nobodys(exec, dv, k_offsets);
 }
 
 void rope(Exec& exec, Tensor x, Tensor positions, Tensor inv_freq) {
@@ -469,70 +416,6 @@ void accumulate_layer(Exec& exec, Tensor sum, Tensor x, bool normalised) {
   const Check check(exec, "accumulate_layer");
   check.activation("x", x).matrix("sum", sum, DType::f32, rows_of(x), x.shape[-1]);
   exec.backend().accumulate_layer(exec, sum, x, normalised);
-}
-
-// --- diffusion
-// --------------------------------------------------------------------------------------
-void normals(Exec& exec, Tensor out, PhiloxKey key, const PhiloxCounter* at) {
-  const Check check(exec, "normals");
-  check.activation("out", out).is("out", out, DType::f32, out.shape);
-  check.that(at != nullptr || out.numel() == 0, "no counters");
-  exec.backend().normals(exec, out, key, at);
-}
-
-void draw_posterior(Exec& exec, Tensor y, Tensor moments, Tensor noise) {
-  const Check check(exec, "draw_posterior");
-  check.activation("y", y, 2).is("y", y, DType::f32, y.shape);
-  Shape both = y.shape;
-  both[1] *= 2;
-  check.is("moments", moments, DType::f32, both).is("noise", noise, DType::f32, y.shape);
-  exec.backend().draw_posterior(exec, y, moments, noise);
-}
-
-void add_noise(Exec& exec, Tensor y, Tensor x, Tensor noise, Tensor a, Tensor s) {
-  const Check check(exec, "add_noise");
-  check.activation("y", y).is("x", x, DType::f32, y.shape).is("noise", noise, DType::f32, y.shape);
-  check.is("a", a, DType::f32, {y.shape[0]}).is("s", s, DType::f32, {y.shape[0]});
-  exec.backend().add_noise(exec, y, x, noise, a, s);
-}
-
-void mse_loss(Exec& exec, Tensor loss, Tensor dprediction, Tensor prediction, Tensor target,
-              Tensor weight, float grad_scale) {
-  const Check check(exec, "mse_loss");
-  check.activation("prediction", prediction);
-  check.is("target", target, DType::f32, prediction.shape);
-  check.is("loss", loss, DType::f32, {prediction.shape[0]});
-  check.optional("dprediction", dprediction, prediction.dtype, prediction.shape);
-  if (dprediction) check.is("weight", weight, DType::f32, {prediction.shape[0]});
-  exec.backend().mse_loss(exec, loss, dprediction, prediction, target, weight, grad_scale);
-}
-
-// --- optimizer
-// --------------------------------------------------------------------------------------
-void adamw(Exec& exec, Tensor param, Tensor master, Tensor m, Tensor v, Tensor grad, Tensor ema,
-           float ema_decay, AdamWParams p) {
-  const Check check(exec, "adamw");
-  const Shape shape{master.numel()};
-  check.floating("param", param).elements("param", param, master.numel());
-  check.is("master", master, DType::f32, shape).is("m", m, DType::f32, shape);
-  check.is("v", v, DType::f32, shape).is("grad", grad, DType::f32, shape);
-  check.optional("ema", ema, DType::f32, shape).that(p.step >= 1, "step {} < 1", p.step);
-  exec.backend().adamw(exec, param, master, m, v, grad, ema, ema_decay, p);
-}
-
-std::vector<GradientStats> gradient_stats(Exec& exec, Tensor grad, std::int64_t section) {
-  const Check check(exec, "gradient_stats");
-  check.is("grad", grad, DType::f32, grad.shape).that(section > 0, "sections of {}", section);
-  std::vector<GradientStats> sections(
-      static_cast<std::size_t>((grad.numel() + section - 1) / section));
-  exec.backend().gradient_stats(exec, sections, grad, section);
-  return sections;
-}
-
-void accumulate(Exec& exec, Tensor a, Tensor b) {
-  const Check check(exec, "accumulate");
-  check.is("a", a, DType::f32, a.shape).floating("b", b).elements("b", b, a.numel());
-  exec.backend().accumulate(exec, a, b);
 }
 
 }  // namespace strata::ops

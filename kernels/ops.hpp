@@ -15,6 +15,8 @@
 // Letters: B batch, H W image, C channels, M rows, K reduction width, T tokens of all sequences
 // laid end to end, N heads, D head width, G groups, F feed-forward width.
 
+#include <span>
+
 #include "core/exec.hpp"
 #include "core/rng.hpp"
 
@@ -114,9 +116,13 @@ struct AttentionParams {
   /// (N,2R+1) f32, added to the scores after the cap: the bias of head n for a key that stands d
   /// positions behind the query is [n][R + d], |d| beyond R as R. Absent: none.
   Tensor relative_bias{};
+  /// Of any sequence, at least; needed where k_offsets lie on the device.
+  std::int64_t longest_keys = 0;
 };
 /// Ragged softmax attention. q (Tq,N,D), k v (Tk,Nkv,D) with N a multiple of Nkv, o like q;
 /// q_offsets k_offsets (B+1) i64 on the host: sequence b owns rows [offsets[b], offsets[b+1]).
+/// k_offsets may lie on exec's device, without causal, window and bias, and may end before the last
+/// row: the rows behind are nobody's, their dk and dv are 0.
 /// Where positions matter (causal, window, bias) a sequence's queries are the last of the positions
 /// that its keys have. lse (Tq,N) f32 is what backward needs (absent: not kept). A sequence without
 /// keys gives o = 0. Backward knows no window, cap or bias and refuses them.
@@ -158,6 +164,9 @@ void scale(Exec&, Tensor y, Tensor x, float factor);
 // --- diffusion ----------------------------------------------------------------------------------
 /// out (B,...) f32: standard normals of row b are a pure function of (key, at[b]); element i of a
 /// row uses word i % 4 of block i / 4. Equal bit for bit on every backend.
+/// at (B,2) i64 holds PhiloxCounters, on the host or on exec's device.
+void normals(Exec&, Tensor out, PhiloxKey key, Tensor at);
+/// The same, a counter a row of out.
 void normals(Exec&, Tensor out, PhiloxKey key, const PhiloxCounter* at);
 /// y (B,C,...) = mean + std * noise in one rounding, moments (B,2C,...) = [mean | std]; all f32, y
 /// may be noise.
@@ -176,17 +185,36 @@ struct AdamWParams {  // doubles, so that 1 - beta is what PyTorch's is
   std::int64_t step = 1;    // 1 at the first update
   float grad_scale = 1.0f;  // multiplies the gradient before use
 };
-/// Decoupled AdamW (Loshchilov & Hutter 2019) as torch.optim.AdamW computes it, on flat f32 shards
-/// (n); param T receives the rounded master weights. ema (n) f32 optional: ema = d ema + (1-d)
-/// master.
-void adamw(Exec&, Tensor param, Tensor master, Tensor m, Tensor v, Tensor grad, Tensor ema,
-           float ema_decay, AdamWParams);
-struct GradientStats {
-  double sum_of_squares = 0;
-  std::int64_t non_finite = 0;
+struct UpdateParams {
+  AdamWParams adamw;
+  float ema_decay = 0;  // ema = d ema + (1-d) master
+  float clip_norm = 0;  // > 0: a larger gradient is scaled down to this norm
 };
-/// Of each run of `section` elements of grad (n) f32; the last run may be shorter.
-std::vector<GradientStats> gradient_stats(Exec&, Tensor grad, std::int64_t section);
+/// squares (S) f64 = the sums of squares of each run of `section` elements of grad (n) f32, the
+/// last run shorter; non_finite () f64 += elements that are not finite, which count as 0 in
+/// squares.
+void gradient_stats(Exec&, Tensor squares, Tensor non_finite, Tensor grad, std::int64_t section);
+/// What an update needs, ready for decide_update: candidates (candidates_bytes) u8 on the host. The
+/// i-th of at most two holds where i more updates were made than the first one's step says; they
+/// differ in what depends on that.
+inline constexpr std::int64_t candidates_bytes = 104, decision_bytes = 72;
+void write_candidates(Tensor candidates, std::span<const UpdateParams> updates);
+/// decision (decision_bytes) u8: which candidate it is, the norm of the whole gradient in the order
+/// of its sections, clipping, and nothing at all where it is not finite. It counts updates from
+/// what it holds before; candidates here lie on exec's device.
+void decide_update(Exec&, Tensor decision, Tensor candidates, Tensor squares, Tensor non_finite);
+struct UpdateOutcome {
+  bool applied = false;
+  double grad_norm = 0;
+  std::int64_t non_finite = 0, updates = 0;  // elements; updates made so far
+};
+UpdateOutcome read_decision(const std::byte* decision);
+/// A decision on the host for this update whatever its gradient, or (step 0) for none so far.
+Buffer decision_of(const UpdateParams& update);
+/// Decoupled AdamW (Loshchilov & Hutter 2019) as torch.optim.AdamW computes it, on flat f32 shards
+/// (n), as decided; param T receives the rounded master weights. ema (n) f32 optional.
+void adamw(Exec&, Tensor param, Tensor master, Tensor m, Tensor v, Tensor grad, Tensor ema,
+           Tensor decision);
 /// a (n) f32 += b (n), b f32 or bf16.
 void accumulate(Exec&, Tensor a, Tensor b);
 

@@ -1,15 +1,26 @@
 // Exec and memory: which backend a device belongs to.
 
-#include <cmath>
 #include <cstring>
 
+#include "core/feed.hpp"
 #include "kernels/backend.hpp"
 
 namespace strata {
 
 namespace {
+/// Recording is a state of the thread for CUDA, too: what it forbids is called without an Exec.
+thread_local bool is_recording = false;
+
 std::unique_ptr<Backend> make_backend(Device device, int threads) {
-  return device.kind == DeviceKind::host ? host::make_backend(threads) : cuda::make_backend(device);
+  switch (device.kind) {
+    case DeviceKind::cuda:
+      return cuda::make_backend(device);
+    case DeviceKind::counted:
+      return counted::make_backend();
+    case DeviceKind::host:
+      break;
+  }
+  return host::make_backend(threads);
 }
 }  // namespace
 
@@ -38,7 +49,42 @@ void Exec::for_each_task(std::int64_t count,
 }
 
 void Exec::synchronize() {
+  forbid_while_recording("wait for the device");
   backend_->synchronize();
+}
+
+std::unique_ptr<Moment> Exec::make_moment() {
+  return backend_->make_moment();
+}
+void Exec::mark(Moment& moment) {
+  backend_->mark(moment);
+}
+void Exec::wait_for(const Moment& moment) {
+  backend_->wait_for(moment);
+}
+void Exec::copy(void* to, const void* from, std::size_t bytes) {
+  if (bytes > 0) backend_->copy(to, from, bytes);
+}
+
+void Exec::measure_choices(const std::string& folder) {
+  backend_->measure_choices(folder);
+}
+
+std::unique_ptr<Recording> Exec::record(const std::function<void()>& body) {
+  forbid_while_recording("record");
+  return backend_->record(body);
+}
+
+void forbid_while_recording(const char* what) {
+  if (is_recording) fail(Exit::internal, "{} while ops are recorded", what);
+}
+
+void call_for_recording(const std::function<void()>& body) {
+  struct Recorded {
+    Recorded() { is_recording = true; }
+    ~Recorded() { is_recording = false; }
+  } const recorded;
+  body();
 }
 
 void Exec::wait_for(Exec& other) {
@@ -46,33 +92,52 @@ void Exec::wait_for(Exec& other) {
   backend_->wait_for(*other.backend_);
 }
 
-portable::AdamWStep adamw_step(const ops::AdamWParams& p) {
-  const auto steps = static_cast<double>(p.step);
-  return {.take1 = static_cast<float>(1 - p.beta1),
-          .keep2 = static_cast<float>(p.beta2),
-          .take2 = static_cast<float>(1 - p.beta2),
-          .decay = static_cast<float>(1 - p.lr * p.weight_decay),
-          .size = static_cast<float>(p.lr / (1 - std::pow(p.beta1, steps))),
-          .inverse_root = static_cast<float>(1 / std::sqrt(1 - std::pow(p.beta2, steps))),
-          .eps = static_cast<float>(p.eps),
-          .grad_scale = p.grad_scale};
-}
-
 namespace memory {
 
 void* allocate(Device device, std::size_t bytes) {
-  return device.kind == DeviceKind::host ? host::allocate(bytes) : cuda::allocate(device, bytes);
+  forbid_while_recording("allocate memory");
+  switch (device.kind) {
+    case DeviceKind::cuda:
+      return cuda::allocate(device, bytes);
+    case DeviceKind::counted:
+      return counted::allocate(bytes);
+    case DeviceKind::host:
+      break;
+  }
+  return host::allocate(bytes);
 }
 
-void release(Device device, void* data) noexcept {
-  device.kind == DeviceKind::host ? host::release(data) : cuda::release(device, data);
+void release(Device device, void* data, std::size_t bytes) noexcept {
+  switch (device.kind) {
+    case DeviceKind::cuda:
+      return cuda::release(device, data);
+    case DeviceKind::counted:
+      return counted::release(data, bytes);
+    case DeviceKind::host:
+      return host::release(data);
+  }
+}
+
+void* allocate_pinned(Device device, std::size_t bytes) {
+  return device.kind == DeviceKind::cuda ? cuda::allocate_pinned(device, bytes)
+                                         : allocate({device.kind, 0}, bytes);
+}
+
+void release_pinned(Device device, void* data, std::size_t bytes) noexcept {
+  device.kind == DeviceKind::cuda ? cuda::release_pinned(data)
+                                  : release({device.kind, 0}, data, bytes);
 }
 
 void copy(void* to, Device to_device, const void* from, Device from_device, std::size_t bytes) {
-  if (to_device == host_device && from_device == host_device)
-    std::memmove(to, from, bytes);
-  else
+  forbid_while_recording("copy at once");
+  const auto either = [&](DeviceKind kind) {
+    return to_device.kind == kind || from_device.kind == kind;
+  };
+  if (either(DeviceKind::counted)) return;
+  if (either(DeviceKind::cuda))
     cuda::copy(to, to_device, from, from_device, bytes);
+  else
+    std::memmove(to, from, bytes);
 }
 
 }  // namespace memory

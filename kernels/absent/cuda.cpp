@@ -38,6 +38,10 @@ void* allocate_visible(Device, std::size_t) {
   absent();
 }
 void release_visible(void*) noexcept {}
+void* allocate_pinned(Device, std::size_t) {
+  absent();
+}
+void release_pinned(void*) noexcept {}
 
 }  // namespace cuda
 }  // namespace strata

@@ -88,15 +88,6 @@ void launch(cudaStream_t stream, const Tensor& o, const Tensor& lse, const Tenso
 
 }  // namespace
 
-std::int64_t longest(const Tensor& offsets) {
-  const auto* at = offsets.as<std::int64_t>();
-  std::int64_t length = 0;
-  for (std::int64_t b = 0; b + 1 < offsets.numel(); ++b)
-    length = std::max(length, at[b + 1] - at[b]);
-  STRATA_CHECK(length < std::int64_t{1} << 30, "a sequence of {}", length);
-  return length;
-}
-
 }  // namespace tiles
 
 tiles::Mask CudaBackend::mask_of(Exec& exec, const Tensor& q, const Tensor& k,
@@ -123,9 +114,9 @@ void CudaBackend::attention(Exec& exec, Tensor o, Tensor lse, Tensor q, Tensor k
   const ArenaScope scope(exec.arena);
   if (const auto route =
           route_attention(q, k, q_offsets, k_offsets, p, false, bool(lse), compute_capability_))
-    return vendor_attention(exec, *route, o, lse, q, k, v, q_offsets);
+    return vendor_attention(exec, *route, o, lse, q, k, v, q_offsets, k_offsets);
   const tiles::Mask mask = mask_of(exec, q, k, q_offsets, k_offsets, p);
-  const std::int64_t longest = tiles::longest(q_offsets), batch = q_offsets.numel() - 1;
+  const std::int64_t longest = longest_sequence(q_offsets), batch = q_offsets.numel() - 1;
   with_type(q.dtype, [&](auto type) {
     using T = decltype(type);
     const auto run = [&](auto tile) {

@@ -130,9 +130,6 @@ struct Mask {
   }
 };
 
-/// Longest sequence between host offsets.
-std::int64_t longest(const Tensor& offsets);
-
 /// Gives a kernel more shared memory than the 48 KB that every kernel may have.
 template <class Kernel>
 void allow_shared(Kernel kernel, int bytes) {

@@ -147,25 +147,22 @@ __global__ void __launch_bounds__(threads) dkv_kernel(T* dk, T* dv, Inputs<T> in
 
 template <class Q, class T>
 void launch(cudaStream_t stream, const Tensor& dq, const Tensor& dk, const Tensor& dv,
-            const Inputs<T>& in, const Mask& mask, const Tensor& q_offsets,
-            const Tensor& k_offsets) {
+            const Inputs<T>& in, const Mask& mask, std::int64_t longest_queries,
+            std::int64_t longest_keys, unsigned batch) {
   constexpr int bytes = 4 * Q::bytes;
-  const unsigned batch = grid_side(q_offsets.numel() - 1);
-  const auto tiles_of = [](const Tensor& offsets) {
-    return blocks(ceil_div(longest(offsets), Q::rows));
-  };
-  if (dq.numel() > 0) {
+  const auto tiles_of = [](std::int64_t rows) { return blocks(ceil_div(rows, Q::rows)); };
+  if (dq.numel() > 0 && longest_queries > 0) {
     const auto kernel = dq_kernel<Q, T>;
     allow_shared(kernel, bytes);
-    kernel<<<dim3(tiles_of(q_offsets), grid_side(mask.heads), batch), threads, bytes, stream>>>(
-        dq.as<T>(), in, mask);
+    kernel<<<dim3(tiles_of(longest_queries), grid_side(mask.heads), batch), threads, bytes,
+             stream>>>(dq.as<T>(), in, mask);
     STRATA_LAUNCHED("attention_backward: dq");
   }
-  if (dk.numel() > 0) {
+  if (dk.numel() > 0 && longest_keys > 0) {
     const auto kernel = dkv_kernel<Q, T>;
     allow_shared(kernel, bytes);
-    kernel<<<dim3(tiles_of(k_offsets), grid_side(mask.key_heads), batch), threads, bytes, stream>>>(
-        dk.as<T>(), dv.as<T>(), in, mask);
+    kernel<<<dim3(tiles_of(longest_keys), grid_side(mask.key_heads), batch), threads, bytes,
+             stream>>>(dk.as<T>(), dv.as<T>(), in, mask);
     STRATA_LAUNCHED("attention_backward: dk, dv");
   }
 }
@@ -180,7 +177,21 @@ void CudaBackend::attention_backward(Exec& exec, Tensor dq, Tensor dk, Tensor dv
   const ArenaScope scope(exec.arena);
   if (const auto route =
           route_attention(q, k, q_offsets, k_offsets, p, true, true, compute_capability_))
-    return vendor_attention_backward(exec, *route, {dq, dk, dv, dout}, q, k, v, o, lse, q_offsets);
+    vendor_attention_backward(exec, *route, {dq, dk, dv, dout}, q, k, v, o, lse, q_offsets,
+                              k_offsets);
+  else
+    own_attention_backward(exec, {dq, dk, dv, dout}, q, k, v, o, lse, q_offsets, k_offsets, p);
+  if (k_offsets.device == host_device) return;
+  for (const Tensor& rows : {dk, dv}) zero_behind(stream(), rows, k_offsets);
+}
+
+void CudaBackend::own_attention_backward(Exec& exec, const AttentionGradients& d, Tensor q,
+                                         Tensor k, Tensor v, Tensor o, Tensor lse, Tensor q_offsets,
+                                         Tensor k_offsets, const ops::AttentionParams& p) {
+  const bool on_host = k_offsets.device == host_device;
+  const std::int64_t longest_queries = longest_sequence(q_offsets);
+  const std::int64_t longest_keys = on_host ? longest_sequence(k_offsets) : p.longest_keys;
+  const unsigned batch = grid_side(q_offsets.numel() - 1);
   const tiles::Mask mask = mask_of(exec, q, k, q_offsets, k_offsets, p);
   const std::int64_t rows = lse.numel();
   const Tensor correction = exec.empty(DType::f32, lse.shape);
@@ -189,13 +200,14 @@ void CudaBackend::attention_backward(Exec& exec, Tensor dq, Tensor dk, Tensor dv
     if (rows > 0) {
       tiles::
           correction_kernel<<<blocks(ceil_div(rows, tiles::warps)), tiles::threads, 0, stream()>>>(
-              correction.as<float>(), dout.as<T>(), o.as<T>(), mask.width, rows);
+              correction.as<float>(), d.dout.as<T>(), o.as<T>(), mask.width, rows);
       STRATA_LAUNCHED("attention_backward: correction");
     }
-    const tiles::Inputs<T> in{dout.as<T>(), q.as<T>(),       k.as<T>(),
-                              v.as<T>(),    lse.as<float>(), correction.as<float>()};
+    const tiles::Inputs<T> in{d.dout.as<T>(), q.as<T>(),       k.as<T>(),
+                              v.as<T>(),      lse.as<float>(), correction.as<float>()};
     const auto run = [&](auto tile) {
-      tiles::launch<decltype(tile), T>(stream(), dq, dk, dv, in, mask, q_offsets, k_offsets);
+      tiles::launch<decltype(tile), T>(stream(), d.dq, d.dk, d.dv, in, mask, longest_queries,
+                                       longest_keys, batch);
     };
     if (mask.width <= 64)
       run(tiles::Tile<64, 32>{});

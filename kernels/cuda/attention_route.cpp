@@ -6,41 +6,33 @@ namespace strata::cuda {
 
 namespace {
 
-struct Lengths {
-  std::vector<std::int64_t> values;
-  explicit Lengths(const Tensor& offsets) {
-    const auto* at = offsets.as<std::int64_t>();
-    for (std::int64_t b = 0; b + 1 < offsets.numel(); ++b) values.push_back(at[b + 1] - at[b]);
-  }
-  std::int64_t longest() const { return *std::max_element(values.begin(), values.end()); }
-  bool equal() const {
-    return std::all_of(values.begin(), values.end(), [&](auto n) { return n == values.front(); });
-  }
-};
-
 std::int64_t bucketed(std::int64_t rows) {
   return (rows + sequence_bucket - 1) / sequence_bucket * sequence_bucket;
 }
 
-RaggedCounts counts_of(const Lengths& queries, const Lengths& keys, const AttentionShape& s) {
-  RaggedCounts counts;
-  for (const Lengths* lengths : {&queries, &keys})
-    for (const std::int64_t n : lengths->values)
-      counts.lengths.push_back(static_cast<std::int32_t>(n));
-  const auto cumulate = [&](const Lengths& lengths, std::int64_t elements_a_row) {
-    std::int64_t at = 0;
-    counts.offsets.push_back(at);
-    for (const std::int64_t n : lengths.values) counts.offsets.push_back(at += n * elements_a_row);
-  };
-  cumulate(queries, s.heads * s.width);
-  cumulate(keys, s.key_heads * s.width);
-  cumulate(queries, s.heads);
-  return counts;
+bool same(const Tensor& a, const Tensor& b) {
+  return std::equal(a.as<std::int64_t>(), a.as<std::int64_t>() + a.numel(), b.as<std::int64_t>());
 }
 
 }  // namespace
 
-std::optional<AttentionRoute> route_attention(const Tensor& q, const Tensor& k,
+std::int64_t longest_sequence(const Tensor& offsets) {
+  const auto* at = offsets.as<std::int64_t>();
+  std::int64_t longest = 0;
+  for (std::int64_t b = 0; b + 1 < offsets.numel(); ++b)
+    longest = std::max(longest, at[b + 1] - at[b]);
+  STRATA_CHECK(longest < std::int64_t{1} << 30, "a sequence of {}", longest);
+  return longest;
+}
+
+std::optional<std::int64_t> equal_rows(const Tensor& offsets) {
+  const auto* at = offsets.as<std::int64_t>();
+  for (std::int64_t b = 1; b + 1 < offsets.numel(); ++b)
+    if (at[b + 1] - at[b] != at[1] - at[0]) return std::nullopt;
+  return offsets.numel() > 1 ? at[1] - at[0] : 0;
+}
+
+std::optional<AttentionShape> route_attention(const Tensor& q, const Tensor& k,
                                               const Tensor& q_offsets, const Tensor& k_offsets,
                                               const ops::AttentionParams& p, bool backward,
                                               bool keeps_lse, int compute_capability) {
@@ -51,28 +43,25 @@ std::optional<AttentionRoute> route_attention(const Tensor& q, const Tensor& k,
   const bool known = q.dtype == DType::bf16 && width % 8 == 0 && width <= 128 && p.window < 0 &&
                      p.softcap == 0 && !p.relative_bias && aligned(q) && aligned(k);
   if (!known || q.numel() == 0 || k.numel() == 0) return std::nullopt;
-  const Lengths queries(q_offsets), keys(k_offsets);
-  if (p.causal && queries.values != keys.values) return std::nullopt;
-  AttentionRoute route;
-  route.shape = {.batch = q_offsets.numel() - 1,
-                 .heads = q.shape[1],
-                 .key_heads = k.shape[1],
-                 .width = width,
-                 .queries = queries.longest(),
-                 .keys = keys.longest(),
-                 .ragged = !queries.equal() || !keys.equal(),
-                 .causal = p.causal,
-                 .scale = p.scale,
-                 .backward = backward,
-                 .keeps_lse = keeps_lse};
-  if (!route.shape.ragged) return route;
+  const bool on_host = k_offsets.device == host_device;
+  if (p.causal && !same(q_offsets, k_offsets)) return std::nullopt;
+  AttentionShape shape{.batch = q_offsets.numel() - 1,
+                       .heads = q.shape[1],
+                       .key_heads = k.shape[1],
+                       .width = width,
+                       .queries = longest_sequence(q_offsets),
+                       .keys = on_host ? longest_sequence(k_offsets) : p.longest_keys,
+                       .ragged = !on_host || !equal_rows(q_offsets) || !equal_rows(k_offsets),
+                       .causal = p.causal,
+                       .scale = p.scale,
+                       .backward = backward,
+                       .keeps_lse = keeps_lse};
+  if (shape.keys == 0) return std::nullopt;  // rows of nobody only
+  if (!shape.ragged) return shape;
   if (backward && compute_capability < 90) return std::nullopt;
-  route.shape.queries = bucketed(route.shape.queries);
-  route.shape.keys = bucketed(route.shape.keys);
-  route.counts = counts_of(queries, keys, route.shape);
-  for (std::size_t b = 0; b < keys.values.size(); ++b)
-    if (keys.values[b] == 0) route.keyless.push_back(static_cast<int>(b));
-  return route;
+  shape.queries = bucketed(shape.queries);
+  shape.keys = bucketed(shape.keys);
+  return shape;
 }
 
 }  // namespace strata::cuda

@@ -1,5 +1,9 @@
 #include "kernels/cuda/backend.hpp"
 
+#include <utility>
+
+#include "kernels/cuda/plan_cache.hpp"
+
 namespace strata::cuda {
 
 namespace {
@@ -30,7 +34,7 @@ CudaBackend::CudaBackend(Device device)
 
 cudaStream_t CudaBackend::stream() {
   use(device_);
-  return stream_;
+  return session_ ? recorder_ : stream_;
 }
 
 void CudaBackend::synchronize() {
@@ -40,12 +44,70 @@ void CudaBackend::synchronize() {
 void CudaBackend::wait_for(Backend& other) {
   auto& before = static_cast<CudaBackend&>(other);  // Exec checked that the devices are the same
   STRATA_CUDA(cudaEventRecord(before.reached_, before.stream()));
+  if (before.session_ && !session_) join(*before.session_);
   STRATA_CUDA(cudaStreamWaitEvent(stream(), before.reached_, 0));
 }
 
-Tensor CudaBackend::upload(Exec& exec, const Tensor& host) {
-  const Tensor there = exec.empty(host.dtype, host.shape);
-  staging_.upload(there.data, host.data, host.bytes(), stream());
+std::unique_ptr<Moment> CudaBackend::make_moment() {
+  use(device_);
+  return std::make_unique<CudaMoment>(device_);
+}
+
+void CudaBackend::mark(Moment& moment) {
+  STRATA_CUDA(cudaEventRecord(static_cast<CudaMoment&>(moment).event(), stream()));
+}
+
+void CudaBackend::wait_for(const Moment& moment) {
+  STRATA_CUDA(cudaStreamWaitEvent(stream(), static_cast<const CudaMoment&>(moment).event(), 0));
+}
+
+void CudaBackend::copy(void* to, const void* from, std::size_t bytes) {
+  STRATA_CUDA(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDefault, stream()));
+}
+
+void CudaBackend::measure_choices(const std::string& folder) {
+  graphs_.measure_choices(folder.empty() ? default_plan_folder() : folder);
+}
+
+// --- recordings ---------------------------------------------------------------------------------
+
+void CudaBackend::join(Session& session) {
+  session_ = &session;
+  session.members.push_back(this);
+}
+
+std::unique_ptr<Recording> CudaBackend::record(const std::function<void()>& body) {
+  use(device_);
+  Session session{std::make_unique<KeptUploads>(device_), {}};
+  join(session);
+  const auto leave = [&] {
+    for (CudaBackend* member : session.members) member->session_ = nullptr;
+  };
+  cudaGraph_t graph = nullptr;
+  try {
+    // Other threads go on as they like: readers allocate, NCCL's threads launch.
+    STRATA_CUDA(cudaStreamBeginCapture(recorder_, cudaStreamCaptureModeThreadLocal));
+    call_for_recording(body);
+    STRATA_CUDA(cudaStreamEndCapture(recorder_, &graph));
+  } catch (...) {
+    cudaStreamEndCapture(recorder_, &graph);
+    cudaGetLastError();  // of the capture that was given up
+    if (graph) cudaGraphDestroy(graph);
+    leave();
+    throw;
+  }
+  leave();
+  const std::unique_ptr<CUgraph_st, cudaError_t (*)(cudaGraph_t)> owned(graph, cudaGraphDestroy);
+  return std::make_unique<CudaRecording>(device_, stream_, graph, std::move(session.kept));
+}
+
+Tensor CudaBackend::upload(Exec& exec, const Tensor& counts) {
+  if (counts.device == device_) return counts;
+  const Tensor there = exec.empty(counts.dtype, counts.shape);
+  if (session_)
+    copy(there.data, session_->kept->keep(counts.data, counts.bytes()), counts.bytes());
+  else
+    staging_.upload(there.data, counts.data, counts.bytes(), stream());
   return there;
 }
 

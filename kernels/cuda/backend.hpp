@@ -7,6 +7,7 @@
 #include "kernels/cuda/graphs.hpp"
 #include "kernels/cuda/matmul.hpp"
 #include "kernels/cuda/runtime.hpp"
+#include "kernels/cuda/sequences.hpp"
 
 namespace strata::cuda {
 
@@ -19,6 +20,12 @@ struct AttentionGradients {
   Tensor dq, dk, dv, dout;
 };
 
+/// A ragged batch, for our own kernels and for cuDNN's.
+struct AttentionCounts {
+  Sequences queries, keys;
+  RaggedCounts of_graph;
+};
+
 class CudaBackend final : public Backend {
  public:
   explicit CudaBackend(Device device);
@@ -26,6 +33,16 @@ class CudaBackend final : public Backend {
   void weights_changed() override {}  // every op reads the weights where they lie
   void synchronize() override;
   void wait_for(Backend& other) override;
+  std::unique_ptr<Moment> make_moment() override;
+  void mark(Moment& moment) override;
+  void wait_for(const Moment& moment) override;
+  void copy(void* to, const void* from, std::size_t bytes) override;
+  void measure_choices(const std::string& folder) override;
+  std::unique_ptr<Recording> record(const std::function<void()>& body) override;
+
+  /// Where ops go. Its device is made current, because an Exec may be used by another thread than
+  /// the one that made it.
+  cudaStream_t stream();
 
   void linear(Exec&, Tensor y, Tensor x, Tensor w, Tensor b) override;
   Buffer pack(Exec&, Tensor w) override;
@@ -81,33 +98,44 @@ class CudaBackend final : public Backend {
                           float freq_shift) override;
   void accumulate_layer(Exec&, Tensor sum, Tensor x, bool normalised) override;
 
-  void normals(Exec&, Tensor out, PhiloxKey key, const PhiloxCounter* at) override;
+  void normals(Exec&, Tensor out, PhiloxKey key, Tensor at) override;
   void draw_posterior(Exec&, Tensor y, Tensor moments, Tensor noise) override;
   void add_noise(Exec&, Tensor y, Tensor x, Tensor noise, Tensor a, Tensor s) override;
   void mse_loss(Exec&, Tensor loss, Tensor dprediction, Tensor prediction, Tensor target,
                 Tensor weight, float grad_scale) override;
 
   void adamw(Exec&, Tensor param, Tensor master, Tensor m, Tensor v, Tensor grad, Tensor ema,
-             float ema_decay, ops::AdamWParams) override;
-  void gradient_stats(Exec&, std::span<ops::GradientStats> sections, Tensor grad,
+             Tensor decision) override;
+  void gradient_stats(Exec&, Tensor squares, Tensor non_finite, Tensor grad,
                       std::int64_t section) override;
+  void decide_update(Exec&, Tensor decision, Tensor candidates, Tensor squares,
+                     Tensor non_finite) override;
   void accumulate(Exec&, Tensor a, Tensor b) override;
 
  private:
-  /// The stream; its device is made current, because an Exec may be used by another thread than the
-  /// one that made it.
-  cudaStream_t stream();
-  /// A small host tensor (counts, ids) as a device tensor in the arena.
-  Tensor upload(Exec&, const Tensor& host);
+  /// A recording in the making: who takes part in it.
+  struct Session {
+    std::unique_ptr<KeptUploads> kept;
+    std::vector<CudaBackend*> members;
+  };
+  void join(Session& session);
+  /// A small host tensor (counts, ids) as a device tensor in the arena; one that is on the device
+  /// as it is.
+  Tensor upload(Exec&, const Tensor& counts);
   void input_gradient(Exec&, Tensor dx, Tensor dy, Tensor w, ops::Conv2dParams);
   /// dw (N,R,S,C) f32 += the convolution's weight gradient.
   void weight_gradient(Exec&, Tensor dw, Tensor dy, Tensor x, ops::Conv2dParams);
-  void vendor_attention(Exec&, const AttentionRoute&, Tensor o, Tensor lse, Tensor q, Tensor k,
-                        Tensor v, Tensor q_offsets);
-  void vendor_attention_backward(Exec&, const AttentionRoute&, const AttentionGradients&, Tensor q,
-                                 Tensor k, Tensor v, Tensor o, Tensor lse, Tensor q_offsets);
-  /// Lengths and offsets of a ragged route, on the device.
-  void add_counts(Exec&, const AttentionRoute&, AttentionData&);
+  void vendor_attention(Exec&, const AttentionShape&, Tensor o, Tensor lse, Tensor q, Tensor k,
+                        Tensor v, Tensor q_offsets, Tensor k_offsets);
+  void vendor_attention_backward(Exec&, const AttentionShape&, const AttentionGradients&, Tensor q,
+                                 Tensor k, Tensor v, Tensor o, Tensor lse, Tensor q_offsets,
+                                 Tensor k_offsets);
+  void own_attention_backward(Exec&, const AttentionGradients&, Tensor q, Tensor k, Tensor v,
+                              Tensor o, Tensor lse, Tensor q_offsets, Tensor k_offsets,
+                              const ops::AttentionParams&);
+  /// Lengths and offsets of ragged sequences, on the device.
+  AttentionCounts counts_of(Exec&, const AttentionShape&, const Tensor& q_offsets,
+                            const Tensor& k_offsets);
   /// What a query sees, for our own attention kernels; offsets and bias on the device.
   tiles::Mask mask_of(Exec&, const Tensor& q, const Tensor& k, const Tensor& q_offsets,
                       const Tensor& k_offsets, const ops::AttentionParams&);
@@ -117,6 +145,10 @@ class CudaBackend final : public Backend {
   Device device_;
   int compute_capability_;
   Stream stream_;
+  /// Where ops are recorded: the legacy default stream knows nothing of it, so that what others do
+  /// there cannot get in the way.
+  Stream recorder_{cudaStreamNonBlocking};
+  Session* session_ = nullptr;
   Event reached_;  // what wait_for waits for
   Staging staging_;
   Matmul matmul_;

@@ -5,7 +5,12 @@
 #include <algorithm>
 #include <array>
 #include <bit>
+#include <functional>
+#include <limits>
 #include <unordered_map>
+
+#include "kernels/backend.hpp"
+#include "kernels/cuda/plan_cache.hpp"
 
 namespace strata::cuda {
 
@@ -277,44 +282,169 @@ class AttentionGraph {
 
 }  // namespace
 
-class Graphs::Impl {
+/// Seconds on a device, by events that know the time.
+class Stopwatch {
  public:
-  using Pointers = std::unordered_map<std::int64_t, void*>;
+  Stopwatch() {
+    STRATA_CUDA(cudaEventCreate(&start_));
+    STRATA_CUDA(cudaEventCreate(&stop_));
+  }
+  ~Stopwatch() {
+    cudaEventDestroy(start_);
+    cudaEventDestroy(stop_);
+  }
+  Stopwatch(const Stopwatch&) = delete;
+  Stopwatch& operator=(const Stopwatch&) = delete;
 
-  /// Runs the plan of this key; make() gives its graph the first time.
-  template <class Make>
-  void run(Exec& exec, cudaStream_t stream, const Key& key, const std::string& what,
-           std::vector<fe::NumericalNote_t> unwanted_notes, Pointers pointers, Make make) {
-    auto found = plans_.find(key);
-    if (found == plans_.end())
-      found = plans_.emplace(key, built(make(), what, unwanted_notes)).first;
-    fe::graph::Graph& graph = *found->second;
-    std::int64_t bytes = 0;
-    check(graph.get_workspace_size(bytes), "get_workspace_size", what);
-    const ArenaScope scope(exec.arena);
-    const Tensor workspace = exec.empty(DType::u8, {bytes});
-    const cudnnStatus_t status = cudnnSetStream(handle_, stream);
-    if (status != CUDNN_STATUS_SUCCESS)
-      fail(Exit::internal, "cudnnSetStream: {}", cudnnGetErrorString(status));
-    check(graph.execute(handle_, pointers, workspace.data), "execute", what);
+  /// The best of three after one that does not count.
+  template <class F>
+  float best(cudaStream_t stream, F run) {
+    float least = std::numeric_limits<float>::max();
+    for (int i = 0; i < 4; ++i) {
+      STRATA_CUDA(cudaEventRecord(start_, stream));
+      run();
+      STRATA_CUDA(cudaEventRecord(stop_, stream));
+      STRATA_CUDA(cudaEventSynchronize(stop_));
+      float milliseconds = 0;
+      STRATA_CUDA(cudaEventElapsedTime(&milliseconds, start_, stop_));
+      if (i > 0) least = std::min(least, milliseconds);
+    }
+    return least;
   }
 
  private:
-  std::unique_ptr<fe::graph::Graph> built(std::unique_ptr<fe::graph::Graph> graph,
-                                          const std::string& what,
-                                          const std::vector<fe::NumericalNote_t>& unwanted_notes) {
-    check(graph->validate(), "validate", what);
-    check(graph->build_operation_graph(handle_), "build_operation_graph", what);
+  cudaEvent_t start_ = nullptr, stop_ = nullptr;
+};
+
+/// A graph to be run: its key, how to make it, and what on.
+struct Graphs::Call {
+  Key key;
+  std::string what;
+  std::vector<fe::NumericalNote_t> unwanted;
+  std::unordered_map<std::int64_t, void*> pointers;
+  std::function<std::unique_ptr<fe::graph::Graph>()> make;
+  /// The tensor that is read and written, and its bytes: measuring must leave it alone.
+  std::int64_t in_place = 0;
+  std::size_t in_place_bytes = 0;
+};
+
+class Graphs::Impl {
+ public:
+  void run(Exec& exec, cudaStream_t stream, Call call, const std::optional<std::string>& folder) {
+    const cudnnStatus_t status = cudnnSetStream(handle_, stream);
+    if (status != CUDNN_STATUS_SUCCESS)
+      fail(Exit::internal, "cudnnSetStream: {}", cudnnGetErrorString(status));
+    auto found = plans_.find(call.key);
+    if (found == plans_.end())
+      found = plans_.emplace(call.key, folder ? measured(exec, stream, call, *folder) : first(call))
+                  .first;
+    fe::graph::Graph& graph = *found->second;
+    std::int64_t bytes = 0;
+    check(graph.get_workspace_size(bytes), "get_workspace_size", call.what);
+    const ArenaScope scope(exec.arena);
+    const Tensor workspace = exec.empty(DType::u8, {bytes});
+    check(graph.execute(handle_, call.pointers, workspace.data), "execute", call.what);
+  }
+
+ private:
+  using Graph = std::unique_ptr<fe::graph::Graph>;
+  static constexpr std::int64_t most_measured = 4;
+  static constexpr std::int64_t most_workspace = std::int64_t{256} << 20;
+
+  Graph described(const Call& call) {
+    Graph graph = call.make();
+    check(graph->validate(), "validate", call.what);
+    check(graph->build_operation_graph(handle_), "build_operation_graph", call.what);
+    return graph;
+  }
+  /// With cuDNN's candidates, the best by its own estimate first.
+  Graph with_candidates(const Call& call) {
+    Graph graph = described(call);
     check(graph->create_execution_plans({fe::HeurMode_t::A, fe::HeurMode_t::FALLBACK}),
-          "create_execution_plans", what);
-    graph->deselect_numeric_notes(unwanted_notes);
-    check(graph->check_support(), "check_support", what);
-    check(graph->build_plans(fe::BuildPlanPolicy_t::HEURISTICS_CHOICE), "build_plans", what);
+          "create_execution_plans", call.what);
+    graph->deselect_numeric_notes(call.unwanted);
+    return graph;
+  }
+  Graph first(const Call& call) {
+    Graph graph = with_candidates(call);
+    check(graph->check_support(), "check_support", call.what);
+    check(graph->build_plans(fe::BuildPlanPolicy_t::HEURISTICS_CHOICE), "build_plans", call.what);
+    return graph;
+  }
+  /// None where this cuDNN does not make such an engine.
+  Graph of_choice(const Call& call, const EngineChoice& choice) {
+    std::unordered_map<fe::KnobType_t, std::int64_t> knobs;
+    for (const auto& [knob, value] : choice.knobs)
+      knobs.emplace(static_cast<fe::KnobType_t>(knob), value);
+    Graph graph = described(call);
+    const bool made = graph->create_execution_plan(choice.engine, knobs).is_good() &&
+                      graph->build_plan_at_index(0).is_good();
+    return made ? std::move(graph) : nullptr;
+  }
+
+  Graph measured(Exec& exec, cudaStream_t stream, const Call& call, const std::string& folder) {
+    forbid_while_recording("measure engines");
+    if (!cache_) cache_.emplace(folder, device_name(exec.device()), cudnnGetVersion());
+    if (const auto choice = cache_->find(call.key.words))
+      if (Graph graph = of_choice(call, *choice)) return graph;
+    Graph graph = with_candidates(call);
+    graph->deselect_workspace_greater_than(most_workspace);
+    const std::int64_t fastest = fastest_of(exec, stream, call, *graph);
+    if (fastest < 0) return first(call);
+    EngineChoice mine;
+    std::unordered_map<fe::KnobType_t, std::int64_t> knobs;
+    check(graph->get_engine_and_knobs_at_index(fastest, mine.engine, knobs),
+          "get_engine_and_knobs_at_index", call.what);
+    for (const auto& [knob, value] : knobs) mine.knobs[static_cast<std::int64_t>(knob)] = value;
+    const EngineChoice holds = cache_->add(call.key.words, mine);
+    if (!(holds == mine))
+      if (Graph theirs = of_choice(call, holds)) return theirs;
+    check(graph->build_plan_at_index(fastest), "build_plan_at_index", call.what);
     return graph;
   }
 
+  /// Its index; -1 where none of the first few runs.
+  std::int64_t fastest_of(Exec& exec, cudaStream_t stream, const Call& call,
+                          fe::graph::Graph& graph) {
+    const ArenaScope scope(exec.arena);
+    auto pointers = call.pointers;
+    if (call.in_place_bytes > 0) {
+      const Tensor aside = exec.empty(DType::u8, {static_cast<std::int64_t>(call.in_place_bytes)});
+      STRATA_CUDA(cudaMemsetAsync(aside.data, 0, aside.bytes(), stream));
+      for (auto& [name, pointer] : pointers)
+        if (pointer == call.pointers.at(call.in_place)) pointer = aside.data;
+    }
+    std::int64_t fastest = -1, tried = 0;
+    float least = std::numeric_limits<float>::max();
+    for (std::int64_t i = 0; i < graph.get_execution_plan_count() && tried < most_measured; ++i) {
+      std::int64_t bytes = 0;
+      if (!graph.build_plan_at_index(i).is_good() ||
+          !graph.get_workspace_size_plan_at_index(i, bytes).is_good() || bytes > most_workspace)
+        continue;
+      ++tried;
+      const ArenaScope of_plan(exec.arena);
+      const Tensor workspace = exec.empty(DType::u8, {bytes});
+      bool runs = true;
+      const float time = stopwatch_.best(stream, [&] {
+        runs = runs && graph.execute_plan_at_index(handle_, pointers, workspace.data, i).is_good();
+      });
+      if (!runs || time >= least) continue;
+      least = time;
+      fastest = i;
+    }
+    return fastest;
+  }
+
+  static std::string device_name(Device device) {
+    cudaDeviceProp properties{};
+    STRATA_CUDA(cudaGetDeviceProperties(&properties, device.index));
+    return properties.name;
+  }
+
   Handle handle_;
-  std::unordered_map<Key, std::unique_ptr<fe::graph::Graph>, KeyHash> plans_;
+  Stopwatch stopwatch_;
+  std::optional<PlanCache> cache_;
+  std::unordered_map<Key, Graph, KeyHash> plans_;
 };
 
 Graphs::Graphs() = default;
@@ -332,18 +462,34 @@ bool adds_weight_gradients(DType dtype, std::int64_t channels, std::int64_t outp
 
 void Graphs::conv(Exec& exec, cudaStream_t stream, ConvKind kind, const ConvShape& shape,
                   const ConvData& data) {
-  Impl::Pointers pointers{{name_x, data.x}, {name_y, data.y}, {name_w, data.w}};
-  if (shape.bias) pointers.emplace(name_bias, data.bias);
-  if (kind == ConvKind::weight_gradient) pointers.emplace(name_old_w, data.w);
-  impl().run(exec, stream, key_of(kind, shape), describe(kind, shape), unwanted(shape.dtype),
-             std::move(pointers), [&] { return convolution(kind, shape); });
+  Call call{.key = key_of(kind, shape),
+            .what = describe(kind, shape),
+            .unwanted = unwanted(shape.dtype),
+            .pointers = {{name_x, data.x}, {name_y, data.y}, {name_w, data.w}},
+            .make = [&] { return convolution(kind, shape); }};
+  if (shape.bias) call.pointers.emplace(name_bias, data.bias);
+  if (kind == ConvKind::weight_gradient) {
+    call.pointers.emplace(name_old_w, data.w);
+    call.in_place = name_w;
+    call.in_place_bytes =
+        static_cast<std::size_t>(shape.outputs * shape.rows * shape.columns * shape.channels) *
+        sizeof(float);
+  }
+  impl().run(exec, stream, std::move(call), folder_);
 }
 
 void Graphs::attention(Exec& exec, cudaStream_t stream, const AttentionShape& shape,
                        const AttentionData& data) {
-  Impl::Pointers pointers{{name_q, data.q}, {name_k, data.k}, {name_v, data.v}, {name_o, data.o}};
+  Call call{.key = key_of(shape),
+            .what = describe(shape),
+            .unwanted = {},
+            .pointers = {{name_q, data.q}, {name_k, data.k}, {name_v, data.v}, {name_o, data.o}},
+            .make = [&] {
+              AttentionGraph graph(shape);
+              return shape.backward ? graph.backward() : graph.forward();
+            }};
   const auto add = [&](Name name, void* pointer) {
-    if (pointer) pointers.emplace(name, pointer);
+    if (pointer) call.pointers.emplace(name, pointer);
   };
   add(name_lse, data.lse);
   add(name_dq, data.dq);
@@ -355,10 +501,7 @@ void Graphs::attention(Exec& exec, cudaStream_t stream, const AttentionShape& sh
   add(name_q_offsets, data.q_offsets);
   add(name_k_offsets, data.k_offsets);
   add(name_lse_offsets, data.lse_offsets);
-  impl().run(exec, stream, key_of(shape), describe(shape), {}, std::move(pointers), [&] {
-    AttentionGraph graph(shape);
-    return shape.backward ? graph.backward() : graph.forward();
-  });
+  impl().run(exec, stream, std::move(call), folder_);
 }
 
 }  // namespace strata::cuda

@@ -3,6 +3,8 @@
 // which take the compiler longer than all else here.
 
 #include <memory>
+#include <optional>
+#include <string>
 
 #include "core/exec.hpp"
 #include "kernels/cuda/runtime.hpp"
@@ -56,14 +58,17 @@ struct AttentionData {
   void *q_offsets = nullptr, *k_offsets = nullptr, *lse_offsets = nullptr;
 };
 
-/// cuDNN's plans, built once a shape: the first of its heuristics' choices that runs and always
-/// adds in the same order, so that a resumed run repeats the choice.
+/// cuDNN's plans, built once a shape, of engines that always add in the same order: the first of its
+/// heuristics' choices that runs, or, measured, the fastest of the first few.
 class Graphs {
  public:
   Graphs();
   ~Graphs();
   Graphs(const Graphs&) = delete;
   Graphs& operator=(const Graphs&) = delete;
+
+  /// Choices are kept below the folder (plan_cache.hpp).
+  void measure_choices(const std::string& folder) { folder_ = folder; }
 
   void conv(Exec& exec, cudaStream_t stream, ConvKind kind, const ConvShape& shape,
             const ConvData& data);
@@ -72,8 +77,10 @@ class Graphs {
 
  private:
   class Impl;
+  struct Call;
   Impl& impl();
   std::unique_ptr<Impl> impl_;
+  std::optional<std::string> folder_;  // of measured choices
 };
 
 }  // namespace strata::cuda

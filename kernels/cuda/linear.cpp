@@ -47,10 +47,16 @@ void CudaBackend::linear_backward(Exec& exec, Tensor dx, Tensor dw, Tensor db, T
   if (dx)
     matmul_.run(exec, stream(), {.m = m, .n = k, .k = n, .type = x.dtype, .result = x.dtype},
                 dx.data, dy.data, w.data);
-  if (dw)
-    matmul_.run(exec, stream(),
-                {.m = n, .n = k, .k = m, .a_transposed = true, .type = x.dtype, .accumulate = true},
-                dw.data, dy.data, x.data);
+  const Product gradient{
+      .m = n, .n = k, .k = m, .a_transposed = true, .type = x.dtype, .accumulate = true};
+  if (dw && db) {
+    // cuBLASLt assigns the sums that it makes on the way.
+    const ArenaScope scope(exec.arena);
+    const Tensor sums = exec.empty(DType::f32, {n});
+    if (matmul_.run_with_sums(exec, stream(), gradient, dw.data, dy.data, x.data, sums.as<float>()))
+      return accumulate(exec, db, sums);
+  }
+  if (dw) matmul_.run(exec, stream(), gradient, dw.data, dy.data, x.data);
   if (db) add_column_sums(exec, db, dy);
 }
 

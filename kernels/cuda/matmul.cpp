@@ -30,10 +30,12 @@ struct Descriptors {
     STRATA_CUDA(cublasLtMatmulDescInit(&operation, CUBLAS_COMPUTE_32F, CUDA_R_32F));
     set(CUBLASLT_MATMUL_DESC_TRANSA, p.b_transposed ? CUBLAS_OP_T : CUBLAS_OP_N);
     set(CUBLASLT_MATMUL_DESC_TRANSB, p.a_transposed ? CUBLAS_OP_T : CUBLAS_OP_N);
-    if (bias) {
-      set(CUBLASLT_MATMUL_DESC_EPILOGUE, CUBLASLT_EPILOGUE_BIAS);
+    if (bias) {  // our a is its B
+      set(CUBLASLT_MATMUL_DESC_EPILOGUE,
+          p.sums_a ? CUBLASLT_EPILOGUE_BGRADB : CUBLASLT_EPILOGUE_BIAS);
       set(CUBLASLT_MATMUL_DESC_BIAS_POINTER, bias);
-      set(CUBLASLT_MATMUL_DESC_BIAS_DATA_TYPE, static_cast<std::int32_t>(vendor_type(p.type)));
+      set(CUBLASLT_MATMUL_DESC_BIAS_DATA_TYPE,
+          static_cast<std::int32_t>(vendor_type(p.sums_a ? p.result : p.type)));
     }
     layout(a, p.type, p.b_transposed ? p.k : p.n, p.b_transposed ? p.n : p.k);
     layout(b, p.type, p.a_transposed ? p.m : p.k, p.a_transposed ? p.k : p.m);
@@ -99,18 +101,19 @@ Product representative(Product p) {
   return p;
 }
 
-cublasLtMatmulAlgo_t choose(cublasLtHandle_t handle, const Product& product, const MatmulKey& key,
-                            const void* bias) {
+std::optional<cublasLtMatmulAlgo_t> choose(cublasLtHandle_t handle, const Product& product,
+                                           const MatmulKey& key, const void* bias) {
   Descriptors of(representative(product), bias);
   Preference preference(key, product.fixed_rows > 0);
   cublasLtMatmulHeuristicResult_t best{};
   int found = 0;
   const cublasStatus_t status = cublasLtMatmulAlgoGetHeuristic(
       handle, &of.operation, &of.a, &of.b, &of.d, &of.d, &preference.opaque, 1, &best, &found);
-  if (status == CUBLAS_STATUS_NOT_SUPPORTED || (status == CUBLAS_STATUS_SUCCESS && found == 0))
-    fail(Exit::internal, "cublasLtMatmulAlgoGetHeuristic: no algorithm for ({} x {}) ({} x {}) {}",
-         product.m, product.k, product.k, product.n, name_of(product.type));
+  // Sums on the way are an extra that has a substitute: whatever is said against them, they are not.
+  if (status == CUBLAS_STATUS_NOT_SUPPORTED || (product.sums_a && status != CUBLAS_STATUS_SUCCESS))
+    return std::nullopt;
   STRATA_CUDA(status);
+  if (found == 0) return std::nullopt;
   return best.algo;
 }
 
@@ -125,7 +128,8 @@ MatmulKey key_of(const Product& product, const void* d, const void* a, const voi
   const Product p = representative(product);
   const std::int64_t flags = (p.a_transposed ? 1 : 0) | (p.b_transposed ? 2 : 0) |
                              (p.accumulate ? 4 : 0) | (bias ? 8 : 0) |
-                             (p.type == DType::bf16 ? 16 : 0) | (p.result == DType::bf16 ? 32 : 0);
+                             (p.type == DType::bf16 ? 16 : 0) | (p.result == DType::bf16 ? 32 : 0) |
+                             (p.sums_a ? 64 : 0);
   const auto of_all = [](const void* first, std::int64_t step, DType dtype) {
     const auto bytes = static_cast<std::uintptr_t>(step) * size_of(dtype);
     return largest_divisor(reinterpret_cast<std::uintptr_t>(first) | bytes);
@@ -143,12 +147,18 @@ std::size_t MatmulKeyHash::operator()(const MatmulKey& key) const {
   return hash;
 }
 
-void Matmul::run(Exec& exec, cudaStream_t stream, const Product& product, void* d, const void* a,
-                 const void* b, const void* bias) {
+const Matmul::Algorithm& Matmul::algorithm(const Product& product, const void* d, const void* a,
+                                           const void* b, const void* bias) {
   const MatmulKey key = key_of(product, d, a, b, bias);
   auto found = algorithms_.find(key);
   if (found == algorithms_.end())
     found = algorithms_.emplace(key, choose(handle_, product, key, bias)).first;
+  return found->second;
+}
+
+void Matmul::launch(Exec& exec, cudaStream_t stream, const cublasLtMatmulAlgo_t& algorithm,
+                    const Product& product, void* d, const void* a, const void* b,
+                    const void* bias) {
   Descriptors of(product, bias);
   const ArenaScope scope(exec.arena);
   constexpr std::int64_t alignment = 256;  // of a workspace
@@ -158,7 +168,25 @@ void Matmul::run(Exec& exec, cudaStream_t stream, const Product& product, void* 
   std::byte* scratch = workspace.data + (alignment - over) % alignment;
   const float one = 1, keep = product.accumulate ? 1 : 0;
   STRATA_CUDA(cublasLtMatmul(handle_, &of.operation, &one, b, &of.a, a, &of.b, &keep, d, &of.d, d,
-                             &of.d, &found->second, scratch, workspace_bytes, stream));
+                             &of.d, &algorithm, scratch, workspace_bytes, stream));
+}
+
+void Matmul::run(Exec& exec, cudaStream_t stream, const Product& product, void* d, const void* a,
+                 const void* b, const void* bias) {
+  const Algorithm& chosen = algorithm(product, d, a, b, bias);
+  if (!chosen)
+    fail(Exit::internal, "cublasLtMatmulAlgoGetHeuristic: no algorithm for ({} x {}) ({} x {}) {}",
+         product.m, product.k, product.k, product.n, name_of(product.type));
+  launch(exec, stream, *chosen, product, d, a, b, bias);
+}
+
+bool Matmul::run_with_sums(Exec& exec, cudaStream_t stream, Product product, void* d, const void* a,
+                           const void* b, float* sums) {
+  product.sums_a = true;
+  const Algorithm& chosen = algorithm(product, d, a, b, sums);
+  if (!chosen) return false;
+  launch(exec, stream, *chosen, product, d, a, b, sums);
+  return true;
 }
 
 }  // namespace strata::cuda

@@ -3,6 +3,7 @@
 // function of shape, alignment, library and device, so that a resumed run repeats it.
 
 #include <array>
+#include <optional>
 #include <unordered_map>
 
 #include "kernels/cuda/runtime.hpp"
@@ -23,6 +24,8 @@ struct Product {
   /// > 0: one kernel whatever M, chosen for so many rows, that does not cut K into parts: the bits
   /// of a row do not depend on the rows that come with it.
   std::int64_t fixed_rows = 0;
+  /// The sums over K of a's elements come with it: of a weight gradient the bias's.
+  bool sums_a = false;
 };
 
 /// What the choice of an algorithm depends on.
@@ -50,10 +53,21 @@ class Matmul {
 
   void run(Exec& exec, cudaStream_t stream, const Product& product, void* d, const void* a,
            const void* b, const void* bias = nullptr);
+  /// The same with sums (M) f32 = the sums over K of a. False, and nothing done, where cuBLASLt has
+  /// no such kernel for the shape.
+  bool run_with_sums(Exec& exec, cudaStream_t stream, Product product, void* d, const void* a,
+                     const void* b, float* sums);
 
  private:
+  using Algorithm = std::optional<cublasLtMatmulAlgo_t>;
+  /// Of the product's key; none where there is no kernel.
+  const Algorithm& algorithm(const Product& product, const void* d, const void* a, const void* b,
+                             const void* bias);
+  void launch(Exec& exec, cudaStream_t stream, const cublasLtMatmulAlgo_t& algorithm,
+              const Product& product, void* d, const void* a, const void* b, const void* bias);
+
   MatmulHandle handle_;
-  std::unordered_map<MatmulKey, cublasLtMatmulAlgo_t, MatmulKeyHash> algorithms_;
+  std::unordered_map<MatmulKey, Algorithm, MatmulKeyHash> algorithms_;
 };
 
 }  // namespace strata::cuda

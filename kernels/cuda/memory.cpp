@@ -63,5 +63,22 @@ void release_visible(void* data) noexcept {
   cudaFree(data);
 }
 
+void* allocate_pinned(Device device, std::size_t bytes) {
+  use(device);
+  void* data = nullptr;
+  const cudaError_t status =
+      cudaHostAlloc(&data, std::max<std::size_t>(bytes, 1), cudaHostAllocDefault);
+  if (status == cudaErrorMemoryAllocation) {
+    cudaGetLastError();
+    fail(Exit::internal, "out of pinned memory: {} bytes asked for", bytes);
+  }
+  STRATA_CUDA(status);
+  return data;
+}
+
+void release_pinned(void* data) noexcept {
+  cudaFreeHost(data);
+}
+
 }  // namespace cuda
 }  // namespace strata

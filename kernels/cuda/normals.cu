@@ -30,14 +30,12 @@ __global__ void __launch_bounds__(threads)
 
 }  // namespace
 
-void CudaBackend::normals(Exec& exec, Tensor out, PhiloxKey key, const PhiloxCounter* at) {
+void CudaBackend::normals(Exec& exec, Tensor out, PhiloxKey key, Tensor at) {
   if (out.numel() == 0) return;
   static_assert(sizeof(PhiloxCounter) == 16 && std::is_trivially_copyable_v<PhiloxCounter>);
   const std::int64_t batch = out.shape[0], width = out.numel() / batch, a_row = ceil_div(width, 4);
   const ArenaScope scope(exec.arena);
-  const Tensor counters =
-      exec.empty(DType::u8, {batch * static_cast<std::int64_t>(sizeof(PhiloxCounter))});
-  staging_.upload(counters.data, at, counters.bytes(), stream());
+  const Tensor counters = upload(exec, at);
   normals_kernel<<<blocks(ceil_div(batch * a_row, threads)), threads, 0, stream()>>>(
       out.as<float>(), key, reinterpret_cast<const PhiloxCounter*>(counters.data), width, a_row,
       batch * a_row);

@@ -42,8 +42,11 @@ __device__ void update(std::int64_t at, T* param, float* master, float* m, float
 template <class T>
 __global__ void __launch_bounds__(threads)
     adamw_kernel(T* param, float* master, float* m, float* v, const float* grad, float* ema,
-                 float ema_decay, portable::AdamWStep step, std::int64_t groups,
+                 const portable::UpdateDecision* decision, std::int64_t groups,
                  std::int64_t count) {
+  if (!decision->applied) return;
+  const portable::AdamWStep step = decision->update.step;
+  const float ema_decay = decision->update.ema_decay;
   const std::int64_t i = std::int64_t{blockIdx.x} * threads + threadIdx.x;
   if (i < groups)
     return update<together>(i * together, param, master, m, v, grad, ema, ema_decay, step);
@@ -53,9 +56,14 @@ __global__ void __launch_bounds__(threads)
 
 constexpr std::int64_t piece = 16384;
 
+struct Stats {
+  double squares;
+  long long non_finite;
+};
+
 /// partial (sections, pieces): one block a piece of a section.
 __global__ void __launch_bounds__(threads)
-    gradient_stats_kernel(ops::GradientStats* partial, const float* grad, std::int64_t section,
+    gradient_stats_kernel(Stats* partial, const float* grad, std::int64_t section,
                           std::int64_t count) {
   const std::int64_t first = std::int64_t{blockIdx.y} * section;
   const std::int64_t begin = first + std::int64_t{blockIdx.x} * piece;
@@ -74,26 +82,37 @@ __global__ void __launch_bounds__(threads)
   if (threadIdx.x == 0) partial[std::int64_t{blockIdx.y} * gridDim.x + blockIdx.x] = {sum, bad};
 }
 
-/// total (sections) = the sums over the pieces of partial (sections, pieces); one block a section.
+/// squares (sections) = the sums over the pieces of partial (sections, pieces); one block a
+/// section.
 __global__ void __launch_bounds__(threads)
-    join_stats_kernel(ops::GradientStats* total, const ops::GradientStats* partial,
+    join_stats_kernel(double* squares, double* non_finite, const Stats* partial,
                       std::int64_t pieces) {
-  const ops::GradientStats* from = partial + std::int64_t{blockIdx.x} * pieces;
+  const Stats* from = partial + std::int64_t{blockIdx.x} * pieces;
   double sum = 0;
   long long bad = 0;
   for (std::int64_t i = threadIdx.x; i < pieces; i += threads) {
-    sum += from[i].sum_of_squares;
+    sum += from[i].squares;
     bad += from[i].non_finite;
   }
   sum = block_sum<threads>(sum);
   bad = block_sum<threads>(bad);
-  if (threadIdx.x == 0) total[blockIdx.x] = {sum, bad};
+  if (threadIdx.x > 0) return;
+  squares[blockIdx.x] = sum;
+  if (bad > 0) atomicAdd(non_finite, static_cast<double>(bad));  // whole numbers: any order
+}
+
+/// One thread: a few thousand sections in their order.
+__global__ void decide_update_kernel(portable::UpdateDecision* decision,
+                                     const portable::UpdateCandidates* candidates,
+                                     const double* squares, std::int64_t sections,
+                                     const double* non_finite) {
+  portable::decide_update(*decision, *candidates, squares, sections, *non_finite);
 }
 
 }  // namespace
 
 void CudaBackend::adamw(Exec&, Tensor param, Tensor master, Tensor m, Tensor v, Tensor grad,
-                        Tensor ema, float ema_decay, ops::AdamWParams p) {
+                        Tensor ema, Tensor decision) {
   const std::int64_t count = master.numel();
   if (count == 0) return;
   // A group is 16 bytes of the state and, in bf16, 8 of the parameters.
@@ -106,30 +125,35 @@ void CudaBackend::adamw(Exec&, Tensor param, Tensor master, Tensor m, Tensor v, 
     using T = decltype(type);
     adamw_kernel<<<blocks(ceil_div(work, threads)), threads, 0, stream()>>>(
         param.as<T>(), master.as<float>(), m.as<float>(), v.as<float>(), grad.as<float>(),
-        optional<float>(ema), ema_decay, adamw_step(p), groups, count);
+        optional<float>(ema), reinterpret_cast<const portable::UpdateDecision*>(decision.data),
+        groups, count);
     STRATA_LAUNCHED("adamw");
   });
 }
 
-void CudaBackend::gradient_stats(Exec& exec, std::span<ops::GradientStats> sections, Tensor grad,
+void CudaBackend::gradient_stats(Exec& exec, Tensor squares, Tensor non_finite, Tensor grad,
                                  std::int64_t section) {
-  const auto count = static_cast<std::int64_t>(sections.size());
+  const std::int64_t count = squares.numel();
   if (count == 0) return;
   const std::int64_t pieces = ceil_div(std::min(section, grad.numel()), piece);
   const ArenaScope scope(exec.arena);
-  const auto empty = [&](std::int64_t n) {
-    const auto bytes = static_cast<std::int64_t>(sizeof(ops::GradientStats));
-    return reinterpret_cast<ops::GradientStats*>(exec.empty(DType::u8, {n * bytes}).data);
-  };
-  ops::GradientStats *partial = empty(count * pieces), *total = empty(count);
+  const auto bytes = static_cast<std::int64_t>(sizeof(Stats));
+  auto* partial = reinterpret_cast<Stats*>(exec.empty(DType::u8, {count * pieces * bytes}).data);
   gradient_stats_kernel<<<dim3(blocks(pieces), grid_side(count)), threads, 0, stream()>>>(
       partial, grad.as<float>(), section, grad.numel());
   STRATA_LAUNCHED("gradient_stats");
-  join_stats_kernel<<<blocks(count), threads, 0, stream()>>>(total, partial, pieces);
+  join_stats_kernel<<<blocks(count), threads, 0, stream()>>>(
+      squares.as<double>(), non_finite.as<double>(), partial, pieces);
   STRATA_LAUNCHED("gradient_stats: join");
-  STRATA_CUDA(cudaMemcpyAsync(sections.data(), total, sections.size_bytes(), cudaMemcpyDeviceToHost,
-                              stream()));
-  synchronize();
+}
+
+void CudaBackend::decide_update(Exec&, Tensor decision, Tensor candidates, Tensor squares,
+                                Tensor non_finite) {
+  decide_update_kernel<<<1, 1, 0, stream()>>>(
+      reinterpret_cast<portable::UpdateDecision*>(decision.data),
+      reinterpret_cast<const portable::UpdateCandidates*>(candidates.data), squares.as<double>(),
+      squares.numel(), non_finite.as<double>());
+  STRATA_LAUNCHED("decide_update");
 }
 
 }  // namespace strata::cuda

@@ -2,6 +2,9 @@
 
 #include <algorithm>
 #include <cstring>
+#include <utility>
+
+#include "kernels/backend.hpp"
 
 namespace strata::cuda {
 
@@ -44,6 +47,40 @@ Event::Event() {
 }
 Event::~Event() {
   cudaEventDestroy(event_);
+}
+
+bool CudaMoment::is_reached() const {
+  forbid_while_recording("ask the device");
+  use(device_);
+  const cudaError_t status = cudaEventQuery(event_);
+  if (status == cudaErrorNotReady) return false;
+  STRATA_CUDA(status);
+  return true;
+}
+
+const std::byte* KeptUploads::keep(const void* from, std::size_t bytes) {
+  STRATA_CHECK(used_ + bytes <= most_bytes, "host tensors of {} bytes in a recording",
+               used_ + bytes);
+  std::byte* at = memory_.data() + used_;
+  std::memcpy(at, from, bytes);
+  used_ += (bytes + 15) / 16 * 16;
+  return at;
+}
+
+CudaRecording::CudaRecording(Device device, cudaStream_t stream, cudaGraph_t graph,
+                             std::unique_ptr<KeptUploads> kept)
+    : device_(device), stream_(stream), kept_(std::move(kept)) {
+  STRATA_CUDA(cudaGraphInstantiate(&executable_, graph, 0));
+}
+
+CudaRecording::~CudaRecording() {
+  cudaGraphExecDestroy(executable_);
+}
+
+void CudaRecording::play() {
+  forbid_while_recording("play a recording");
+  use(device_);
+  STRATA_CUDA(cudaGraphLaunch(executable_, stream_));
 }
 
 MatmulHandle::MatmulHandle() {

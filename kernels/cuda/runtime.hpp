@@ -5,8 +5,11 @@
 // the copy.
 
 #include <array>
+#include <memory>
+#include <vector>
 
 #include "core/exec.hpp"
+#include "core/feed.hpp"
 #include "kernels/cuda/check.hpp"
 
 namespace strata::cuda {
@@ -36,6 +39,48 @@ class Event {
 
  private:
   cudaEvent_t event_ = nullptr;
+};
+
+class CudaMoment final : public Moment {
+ public:
+  explicit CudaMoment(Device device) : device_(device) {}
+  bool is_reached() const override;
+  cudaEvent_t event() const { return event_; }
+
+ private:
+  Device device_;
+  Event event_;
+};
+
+/// Pinned memory that the copies of one recording read whenever it is played.
+class KeptUploads {
+ public:
+  static constexpr std::size_t most_bytes = std::size_t{1} << 20;
+
+  explicit KeptUploads(Device device) : memory_(device, most_bytes) {}
+  const std::byte* keep(const void* from, std::size_t bytes);
+
+ private:
+  Pinned memory_;
+  std::size_t used_ = 0;
+};
+
+/// A graph of CUDA's, played in one stream.
+class CudaRecording final : public Recording {
+ public:
+  /// Takes the graph, which may go afterwards.
+  CudaRecording(Device device, cudaStream_t stream, cudaGraph_t graph,
+                std::unique_ptr<KeptUploads> kept);
+  ~CudaRecording() override;
+  CudaRecording(const CudaRecording&) = delete;
+  CudaRecording& operator=(const CudaRecording&) = delete;
+  void play() override;
+
+ private:
+  Device device_;
+  cudaStream_t stream_;
+  std::unique_ptr<KeptUploads> kept_;
+  cudaGraphExec_t executable_ = nullptr;
 };
 
 class MatmulHandle {

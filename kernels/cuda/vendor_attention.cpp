@@ -7,52 +7,53 @@
 
 namespace strata::cuda {
 
+AttentionCounts CudaBackend::counts_of(Exec& exec, const AttentionShape& s, const Tensor& q_offsets,
+                                       const Tensor& k_offsets) {
+  const auto each = equal_rows(q_offsets);
+  AttentionCounts counts;
+  counts.queries = {each ? nullptr : upload(exec, q_offsets).as<std::int64_t>(), each.value_or(0)};
+  counts.keys = {upload(exec, k_offsets).as<std::int64_t>()};
+  const auto lengths = [&] { return exec.empty(DType::i32, {s.batch}).as<std::int32_t>(); };
+  const auto offsets = [&] { return exec.empty(DType::i64, {s.batch + 1}).as<std::int64_t>(); };
+  counts.of_graph = {lengths(), lengths(), offsets(), offsets(), offsets()};
+  count_sequences(stream(), counts.of_graph, s, counts.queries, counts.keys);
+  return counts;
+}
+
 namespace {
 
-/// Rows of the sequences without keys: cuDNN leaves there what a division by nothing gives.
-void zero_keyless(cudaStream_t stream, const AttentionRoute& route, const Tensor& rows,
-                  const Tensor& offsets) {
-  const auto* at = offsets.as<std::int64_t>();
-  for (const int b : route.keyless) {
-    const Tensor part = rows.rows(at[b], at[b + 1]);
-    if (part.numel() > 0) STRATA_CUDA(cudaMemsetAsync(part.data, 0, part.bytes(), stream));
-  }
+void add_counts(AttentionData& data, const AttentionCounts& counts) {
+  data.q_lengths = counts.of_graph.q_lengths;
+  data.k_lengths = counts.of_graph.k_lengths;
+  data.q_offsets = counts.of_graph.q_offsets;
+  data.k_offsets = counts.of_graph.k_offsets;
+  if (data.lse) data.lse_offsets = counts.of_graph.lse_offsets;
 }
 
 }  // namespace
 
-void CudaBackend::add_counts(Exec& exec, const AttentionRoute& route, AttentionData& data) {
-  if (!route.shape.ragged) return;
-  const auto& [lengths, offsets] = route.counts;
-  const std::int64_t batch = route.shape.batch;
-  const auto view = [](const auto& values) {
-    return view_of(values.data(), {static_cast<std::int64_t>(values.size())});
-  };
-  auto* rows = upload(exec, view(lengths)).as<std::int32_t>();
-  auto* elements = upload(exec, view(offsets)).as<std::int64_t>();
-  data.q_lengths = rows;
-  data.k_lengths = rows + batch;
-  data.q_offsets = elements;
-  data.k_offsets = elements + batch + 1;
-  if (data.lse) data.lse_offsets = elements + 2 * (batch + 1);
-}
-
-void CudaBackend::vendor_attention(Exec& exec, const AttentionRoute& route, Tensor o, Tensor lse,
-                                   Tensor q, Tensor k, Tensor v, Tensor q_offsets) {
-  const AttentionShape& s = route.shape;
+void CudaBackend::vendor_attention(Exec& exec, const AttentionShape& s, Tensor o, Tensor lse,
+                                   Tensor q, Tensor k, Tensor v, Tensor q_offsets,
+                                   Tensor k_offsets) {
   const Tensor turned =
       lse && !s.ragged ? exec.empty(DType::f32, {s.batch, s.heads, s.queries}) : lse;
   AttentionData data{.q = q.data, .k = k.data, .v = v.data, .o = o.data, .lse = turned.data};
-  add_counts(exec, route, data);
+  if (!s.ragged) {
+    graphs_.attention(exec, stream(), s, data);
+    if (lse) transpose(stream(), lse, turned, s.batch, s.queries, s.heads);
+    return;
+  }
+  const AttentionCounts counts = counts_of(exec, s, q_offsets, k_offsets);
+  add_counts(data, counts);
   graphs_.attention(exec, stream(), s, data);
-  if (lse && !s.ragged) transpose(stream(), lse, turned, s.batch, s.queries, s.heads);
-  zero_keyless(stream(), route, o, q_offsets);
+  // cuDNN leaves there what a division by nothing gives.
+  zero_keyless(stream(), o, counts.queries, counts.keys, s.batch);
 }
 
-void CudaBackend::vendor_attention_backward(Exec& exec, const AttentionRoute& route,
+void CudaBackend::vendor_attention_backward(Exec& exec, const AttentionShape& s,
                                             const AttentionGradients& d, Tensor q, Tensor k,
-                                            Tensor v, Tensor o, Tensor lse, Tensor q_offsets) {
-  const AttentionShape& s = route.shape;
+                                            Tensor v, Tensor o, Tensor lse, Tensor q_offsets,
+                                            Tensor k_offsets) {
   Tensor turned = lse;
   if (!s.ragged) {
     turned = exec.empty(DType::f32, {s.batch, s.heads, s.queries});
@@ -67,9 +68,11 @@ void CudaBackend::vendor_attention_backward(Exec& exec, const AttentionRoute& ro
                      .dk = d.dk.data,
                      .dv = d.dv.data,
                      .dout = d.dout.data};
-  add_counts(exec, route, data);
+  if (!s.ragged) return graphs_.attention(exec, stream(), s, data);
+  const AttentionCounts counts = counts_of(exec, s, q_offsets, k_offsets);
+  add_counts(data, counts);
   graphs_.attention(exec, stream(), s, data);
-  zero_keyless(stream(), route, d.dq, q_offsets);
+  zero_keyless(stream(), d.dq, counts.queries, counts.keys, s.batch);
 }
 
 }  // namespace strata::cuda

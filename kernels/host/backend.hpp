@@ -11,6 +11,8 @@ class HostBackend final : public Backend {
   explicit HostBackend(int threads) : vendor_(threads) {}
 
   void weights_changed() override { vendor_.weights_changed(); }
+  void copy(void* to, const void* from, std::size_t bytes) override;
+  std::unique_ptr<Recording> record(const std::function<void()>& body) override;
 
   void linear(Exec&, Tensor y, Tensor x, Tensor w, Tensor b) override;
   Buffer pack(Exec&, Tensor w) override;
@@ -66,16 +68,18 @@ class HostBackend final : public Backend {
                           float freq_shift) override;
   void accumulate_layer(Exec&, Tensor sum, Tensor x, bool normalised) override;
 
-  void normals(Exec&, Tensor out, PhiloxKey key, const PhiloxCounter* at) override;
+  void normals(Exec&, Tensor out, PhiloxKey key, Tensor at) override;
   void draw_posterior(Exec&, Tensor y, Tensor moments, Tensor noise) override;
   void add_noise(Exec&, Tensor y, Tensor x, Tensor noise, Tensor a, Tensor s) override;
   void mse_loss(Exec&, Tensor loss, Tensor dprediction, Tensor prediction, Tensor target,
                 Tensor weight, float grad_scale) override;
 
   void adamw(Exec&, Tensor param, Tensor master, Tensor m, Tensor v, Tensor grad, Tensor ema,
-             float ema_decay, ops::AdamWParams) override;
-  void gradient_stats(Exec&, std::span<ops::GradientStats> sections, Tensor grad,
+             Tensor decision) override;
+  void gradient_stats(Exec&, Tensor squares, Tensor non_finite, Tensor grad,
                       std::int64_t section) override;
+  void decide_update(Exec&, Tensor decision, Tensor candidates, Tensor squares,
+                     Tensor non_finite) override;
   void accumulate(Exec&, Tensor a, Tensor b) override;
 
  private:

@@ -7,10 +7,11 @@
 
 namespace strata::host {
 
-void HostBackend::normals(Exec& exec, Tensor out, PhiloxKey key, const PhiloxCounter* at) {
+void HostBackend::normals(Exec& exec, Tensor out, PhiloxKey key, Tensor counters) {
   constexpr std::int64_t piece = 256;  // words drawn, then turned into normals
   const std::int64_t batch = out.shape[0], width = batch == 0 ? 0 : out.numel() / batch;
   const std::int64_t pieces = (width + piece - 1) / piece;
+  const auto* at = reinterpret_cast<const PhiloxCounter*>(counters.data);
   float* to = out.as<float>();
   for_rows(exec, batch * pieces, 8 * piece, [=](std::int64_t task) {
     const std::int64_t b = task / pieces, begin = task % pieces * piece;

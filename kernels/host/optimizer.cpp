@@ -1,6 +1,7 @@
 // AdamW and what it needs of the gradient.
 
 #include <cmath>
+#include <cstring>
 
 #include "kernels/host/backend.hpp"
 #include "kernels/host/dispatch.hpp"
@@ -9,8 +10,12 @@
 namespace strata::host {
 
 void HostBackend::adamw(Exec& exec, Tensor param, Tensor master, Tensor m, Tensor v, Tensor grad,
-                        Tensor ema, float ema_decay, ops::AdamWParams p) {
-  const portable::AdamWStep update = adamw_step(p);
+                        Tensor ema, Tensor decision) {
+  portable::UpdateDecision decided;
+  std::memcpy(&decided, decision.data, sizeof decided);
+  if (!decided.applied) return;
+  const portable::AdamWStep update = decided.update.step;
+  const float ema_decay = decided.update.ema_decay;
   float *weight = master.as<float>(), *mean = m.as<float>(), *square = v.as<float>();
   const float* gradient = grad.as<float>();
   float* average = ema ? ema.as<float>() : nullptr;
@@ -33,13 +38,17 @@ void HostBackend::adamw(Exec& exec, Tensor param, Tensor master, Tensor m, Tenso
 
 namespace {
 
-ops::GradientStats stats_of(Exec& exec, const float* g, std::int64_t count) {
+struct Stats {
+  double squares = 0;
+  std::int64_t non_finite = 0;
+};
+
+Stats stats_of(Exec& exec, const float* g, std::int64_t count) {
   constexpr std::int64_t piece = 16384;
   const std::int64_t pieces = (count + piece - 1) / piece;
   const ArenaScope scope(exec.arena);
-  const Tensor storage =
-      exec.empty(DType::u8, {pieces * static_cast<std::int64_t>(sizeof(ops::GradientStats))});
-  auto* partial = reinterpret_cast<ops::GradientStats*>(storage.data);
+  const Tensor storage = exec.empty(DType::u8, {pieces * static_cast<std::int64_t>(sizeof(Stats))});
+  auto* partial = reinterpret_cast<Stats*>(storage.data);
   for_rows(exec, pieces, piece, [=](std::int64_t i) {
     double sum = 0;
     std::int64_t bad = 0;
@@ -53,9 +62,9 @@ ops::GradientStats stats_of(Exec& exec, const float* g, std::int64_t count) {
     }
     partial[i] = {sum, bad};
   });
-  ops::GradientStats total;
+  Stats total;
   for (std::int64_t i = 0; i < pieces; ++i) {
-    total.sum_of_squares += partial[i].sum_of_squares;
+    total.squares += partial[i].squares;
     total.non_finite += partial[i].non_finite;
   }
   return total;
@@ -63,14 +72,26 @@ ops::GradientStats stats_of(Exec& exec, const float* g, std::int64_t count) {
 
 }  // namespace
 
-void HostBackend::gradient_stats(Exec& exec, std::span<ops::GradientStats> sections, Tensor grad,
+void HostBackend::gradient_stats(Exec& exec, Tensor squares, Tensor non_finite, Tensor grad,
                                  std::int64_t section) {
   const auto* g = grad.as<float>();
-  std::int64_t begin = 0;
-  for (ops::GradientStats& stats : sections) {
-    stats = stats_of(exec, g + begin, std::min(section, grad.numel() - begin));
-    begin += section;
+  for (std::int64_t i = 0; i < squares.numel(); ++i) {
+    const Stats stats =
+        stats_of(exec, g + i * section, std::min(section, grad.numel() - i * section));
+    squares.as<double>()[i] = stats.squares;
+    *non_finite.as<double>() += static_cast<double>(stats.non_finite);
   }
+}
+
+void HostBackend::decide_update(Exec&, Tensor decision, Tensor candidates, Tensor squares,
+                                Tensor non_finite) {
+  portable::UpdateDecision decided;
+  portable::UpdateCandidates from;
+  std::memcpy(&decided, decision.data, sizeof decided);
+  std::memcpy(&from, candidates.data, sizeof from);
+  portable::decide_update(decided, from, squares.as<double>(), squares.numel(),
+                          *non_finite.as<double>());
+  std::memcpy(decision.data, &decided, sizeof decided);
 }
 
 void HostBackend::accumulate(Exec& exec, Tensor a, Tensor b) {

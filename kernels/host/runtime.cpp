@@ -4,6 +4,7 @@
 #include <sys/mman.h>
 
 #include <cstdlib>
+#include <cstring>
 
 #include "kernels/host/backend.hpp"
 
@@ -17,6 +18,15 @@ int default_threads() {
   // libgomp reads OMP_NUM_THREADS and the affinity mask when the process starts.
   static const int threads = omp_get_max_threads();
   return threads;
+}
+
+void HostBackend::copy(void* to, const void* from, std::size_t bytes) {
+  std::memmove(to, from, bytes);
+}
+
+std::unique_ptr<Recording> HostBackend::record(const std::function<void()>& body) {
+  call_for_recording(body);
+  return nullptr;
 }
 
 void* allocate(std::size_t bytes) {

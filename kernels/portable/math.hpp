@@ -123,6 +123,44 @@ STRATA_PORTABLE void adamw(float& master, float& m, float& v, float grad, const 
   master = master * s.decay - s.size * m / (std::sqrt(v) * s.inverse_root + s.eps);
 }
 
+/// One of the updates that a step may turn out to make.
+struct UpdateCandidate {
+  AdamWStep step;
+  float ema_decay;
+};
+/// All of them: the i-th holds if first + i updates were made before. grad_scale multiplies the
+/// summed gradient; clip_norm 0: no clipping.
+struct UpdateCandidates {
+  static constexpr int most = 2;
+  UpdateCandidate of[most];
+  std::int64_t count, first;
+  double grad_scale, clip_norm;
+};
+/// What a step does, decided from its gradient. `updates` counts those made, this one included.
+struct UpdateDecision {
+  UpdateCandidate update;
+  std::int64_t updates, applied;
+  double grad_norm, non_finite;  // of the scaled gradient before clipping; elements
+};
+/// squares (sections): of the unscaled gradient, added up in their order. decision.updates comes in
+/// as it was before.
+STRATA_PORTABLE void decide_update(UpdateDecision& decision, const UpdateCandidates& candidates,
+                                   const double* squares, std::int64_t sections,
+                                   double non_finite) {
+  double total = 0;
+  for (std::int64_t i = 0; i < sections; ++i) total += squares[i];
+  std::int64_t which = decision.updates - candidates.first;
+  which = which < 0 ? 0 : which >= candidates.count ? candidates.count - 1 : which;
+  decision.update = candidates.of[which];
+  decision.grad_norm = std::fabs(candidates.grad_scale) * std::sqrt(total);
+  decision.non_finite = non_finite;
+  decision.applied = non_finite == 0;
+  decision.updates = candidates.first + which + decision.applied;
+  const bool clip = candidates.clip_norm > 0 && decision.grad_norm > candidates.clip_norm;
+  const double factor = clip ? candidates.clip_norm / decision.grad_norm : 1.0;
+  decision.update.step.grad_scale = static_cast<float>(candidates.grad_scale * factor);
+}
+
 /// IEEE half to float, exact.
 STRATA_PORTABLE float half_to_float(std::uint16_t half) {
   const std::uint32_t sign = (half & 0x8000u) << 16;

@@ -14,7 +14,7 @@
 #include <string_view>
 #include <vector>
 
-#include "core/exec.hpp"
+#include "core/transfer.hpp"
 #include "kernels/ops.hpp"
 
 namespace strata {
@@ -232,14 +232,16 @@ void optimizer(Bench& bench) {
   ops::fill(bench.exec(), v, 0.01f);
   const Tensor param = bench.random({n});
   const double elements = static_cast<double>(n);
-  bench.stream("adamw", 30 * elements, [=](Exec& exec) {
-    ops::adamw(exec, param, master, m, v, grad, {}, 0, {.lr = 1e-4});
-  });
-  bench.stream("adamw ema", 38 * elements, [=](Exec& exec) {
-    ops::adamw(exec, param, master, m, v, grad, ema, 0.999f, {.lr = 1e-4});
-  });
+  const Tensor decision =
+      on_device(bench.exec(), ops::decision_of({.adamw = {.lr = 1e-4}, .ema_decay = 0.999f}));
+  bench.stream("adamw", 30 * elements,
+               [=](Exec& exec) { ops::adamw(exec, param, master, m, v, grad, {}, decision); });
+  bench.stream("adamw ema", 38 * elements,
+               [=](Exec& exec) { ops::adamw(exec, param, master, m, v, grad, ema, decision); });
+  const Tensor squares = bench.exec().empty(DType::f64, {64});
+  const Tensor non_finite = bench.exec().empty(DType::f64, {1});
   bench.stream("gradient_stats", 4 * elements,
-               [=](Exec& exec) { ops::gradient_stats(exec, grad, n / 64); });
+               [=](Exec& exec) { ops::gradient_stats(exec, squares, non_finite, grad, n / 64); });
 }
 
 int run(std::string_view filter) {

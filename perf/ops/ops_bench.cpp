@@ -208,9 +208,10 @@ void adamw(benchmark::State& state) {
   const Tensor master = bench.random(DType::f32, shape), m = bench.random(DType::f32, shape);
   const Buffer squares = Buffer::zeros(DType::f32, shape);
   const Tensor grad = bench.random(DType::f32, shape), param = bench.random(shape);
+  const Buffer decision = ops::decision_of({.adamw = {.lr = 1e-4}});
   // master, m, v read and written, grad read, param written
   bench.stream((28.0 + bench.element()) * static_cast<double>(master.numel()), [&](Exec& exec) {
-    ops::adamw(exec, param, master, m, squares, grad, {}, 0, {.lr = 1e-4});
+    ops::adamw(exec, param, master, m, squares, grad, {}, decision);
   });
 }
 

@@ -37,6 +37,12 @@ void Arena::release(Mark to) {
   top_ = to;
 }
 
+std::size_t Arena::held_bytes() const {
+  std::size_t held = 0;
+  for (const Buffer& chunk : chunks_) held += chunk.tensor().bytes();
+  return held;
+}
+
 std::size_t Arena::used_bytes() const {
   std::size_t used = top_.offset;
   for (std::size_t i = 0; i < top_.chunk; ++i) used += chunks_[i].tensor().bytes();

@@ -17,6 +17,7 @@ class Arena {
 
   struct Mark {
     std::size_t chunk = 0, offset = 0;
+    bool operator==(const Mark&) const = default;
   };
   Mark mark() const { return top_; }
   /// Everything allocated after `to` is gone; its memory is kept for reuse.
@@ -24,6 +25,8 @@ class Arena {
 
   std::size_t used_bytes() const;
   std::size_t peak_bytes() const { return peak_; }
+  /// Of its chunks, used or not.
+  std::size_t held_bytes() const;
   Device device() const { return device_; }
 
  private:

@@ -23,7 +23,7 @@ class Buffer {
   Buffer(const Buffer&) = delete;
   Buffer& operator=(const Buffer&) = delete;
   ~Buffer() {
-    if (tensor_.data) memory::release(tensor_.device, tensor_.data);
+    if (tensor_.data) memory::release(tensor_.device, tensor_.data, tensor_.bytes());
   }
 
   const Tensor& tensor() const { return tensor_; }

@@ -5,22 +5,25 @@
 #include <memory>
 #include <string>
 
-#include "core/tensor.hpp"
+#include "core/exec.hpp"
 
 namespace strata {
 
-/// Every call is collective and returns when it is done: what it reads must be complete
-/// (Exec::synchronize), what it wrote may be used by any op. An error on any rank is Error(70), no
-/// progress for ten minutes Error(86).
+/// Every call is collective and an op of `on`: it returns before it is done, and ops of `on` called
+/// afterwards see its result.
 class DeviceCollectives {
  public:
   virtual ~DeviceCollectives() = default;
   /// shard = the sum over the ranks of elements [rank part, rank part + shard.numel()) of full; see
   /// Communicator::reduce_scatter_sum. The order of a sum is NCCL's: the same in every run on the
   /// same machines, not over rank counts; a bf16 sum is rounded to bf16 at every hop.
-  virtual void reduce_scatter_sum(Tensor shard, Tensor full, std::int64_t part) = 0;
+  virtual void reduce_scatter_sum(Exec& on, Tensor shard, Tensor full, std::int64_t part) = 0;
   /// In place: every rank has filled its own part of full.
-  virtual void all_gather(Tensor full, std::int64_t part) = 0;
+  virtual void all_gather(Exec& on, Tensor full, std::int64_t part) = 0;
+  /// In place; values f64.
+  virtual void all_reduce_sum(Exec& on, Tensor values) = 0;
+  /// Error(70) for what went wrong on any rank. Whoever waits for a result asks meanwhile.
+  virtual void check() = 0;
 };
 
 /// What all ranks of one group are given by the rank that calls this.

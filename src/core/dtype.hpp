@@ -7,11 +7,12 @@
 
 namespace strata {
 
-enum class DType : std::uint8_t { f32, bf16, f16, i64, i32, u8 };
+enum class DType : std::uint8_t { f32, bf16, f16, i64, i32, u8, f64 };
 
 constexpr std::size_t size_of(DType dtype) {
   switch (dtype) {
     case DType::i64:
+    case DType::f64:
       return 8;
     case DType::f32:
     case DType::i32:
@@ -39,6 +40,8 @@ constexpr std::string_view name_of(DType dtype) {
       return "i32";
     case DType::u8:
       return "u8";
+    case DType::f64:
+      return "f64";
   }
   return "?";
 }
@@ -107,5 +110,7 @@ template <>
 inline constexpr DType dtype_of<std::int64_t> = DType::i64;
 template <>
 inline constexpr DType dtype_of<std::int32_t> = DType::i32;
+template <>
+inline constexpr DType dtype_of<double> = DType::f64;
 
 }  // namespace strata

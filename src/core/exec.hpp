@@ -2,6 +2,7 @@
 
 #include <functional>
 #include <memory>
+#include <string>
 #include <vector>
 
 #include "core/arena.hpp"
@@ -11,6 +12,23 @@ namespace strata {
 /// A backend's own state: primitive caches, handles, streams. Defined in kernels/host and
 /// kernels/cuda.
 struct Backend;
+
+/// A place in the order of an Exec's ops. One that was never marked is reached.
+class Moment {
+ public:
+  virtual ~Moment() = default;
+  /// Whether the ops before it are done; does not wait.
+  virtual bool is_reached() const { return true; }
+};
+
+/// The ops that a body called, to be done again as often as wanted: on the same tensors, without
+/// the body.
+class Recording {
+ public:
+  virtual ~Recording() = default;
+  /// Behind every op called so far.
+  virtual void play() = 0;
+};
 
 /// What every op needs to run; passed down by reference, there are no globals. One Exec per thread
 /// of control: its arena and caches are not locked.
@@ -41,6 +59,25 @@ class Exec {
   /// first exception is thrown on once all threads have stopped.
   void for_each_task(std::int64_t count,
                      const std::function<void(Exec& one, std::int64_t task)>& body);
+
+  /// Moments of this Exec's device; any Exec of the device may mark them and wait for them.
+  std::unique_ptr<Moment> make_moment();
+  void mark(Moment& moment);
+  /// Ops called from now on begin when the moment is reached; the caller goes on at once.
+  void wait_for(const Moment& moment);
+  /// As an op, between memory of the device and pinned memory of the host (core/feed.hpp).
+  void copy(void* to, const void* from, std::size_t bytes);
+
+  /// From now on the backend measures which of a vendor's kernels suits a shape best, and keeps the
+  /// choices in this folder ("": in the user's cache), so that later runs repeat them. Otherwise,
+  /// and on the host, the vendor's own first choice is taken.
+  void measure_choices(const std::string& folder);
+
+  /// Calls body, whose ops are kept instead of done, also those of Execs that wait for this one and
+  /// that this one waits for at the end. Host tensors of counts are read here and never again.
+  /// Error(70) where body allocates memory or waits for the device: its ops must have been called
+  /// once before. Null on the host, which keeps to these rules and does the ops.
+  std::unique_ptr<Recording> record(const std::function<void()>& body);
 
   Tensor empty(DType dtype, Shape shape) { return arena.empty(dtype, shape); }
 

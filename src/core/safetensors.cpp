@@ -231,6 +231,8 @@ const char* stored_name(DType dtype) {
       return "I32";
     case DType::u8:
       return "U8";
+    case DType::f64:
+      return "F64";
   }
   return "?";
 }

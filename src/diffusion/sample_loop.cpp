@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <vector>
 
+#include "core/replay.hpp"
 #include "kernels/ops.hpp"
 
 namespace strata {
@@ -51,19 +52,22 @@ void sample_latents(Exec& exec, const UNet& unet, const Weights& weights, const 
   std::vector<float> seen(guided ? 2 * n : n), output(seen.size());
   for (float& value : x) value *= sampler.initial_sigma();
 
-  for (int step = 0; step < sampler.steps(); ++step) {
-    ArenaScope step_scope(exec.arena);
-    sampler.scale_input(step, std::span(seen).first(n), x);
-    if (guided) std::copy_n(seen.begin(), n, seen.begin() + static_cast<std::ptrdiff_t>(n));
-    const Tensor wide = exec.empty(DType::f32, model_shape);
-    memory::copy(wide.data, wide.device, seen.data(), host_device, wide.bytes());
+  const Tensor wide = exec.empty(DType::f32, model_shape);
+  const Tensor timesteps = exec.empty(DType::f32, {model_shape[0]});
+  // Every step evaluates the network on the same tensors.
+  Replays replays(exec, !(exec.device() == host_device));
+  const auto evaluate = [&] {
+    const ArenaScope step_scope(exec.arena);
     const Tensor input = exec.empty(weights.flat().dtype, model_shape);
     ops::cast(exec, input, wide);
-    const Tensor timesteps = exec.empty(DType::f32, {model_shape[0]});
+    ops::cast(exec, wide, unet.forward(exec, weights, input, timesteps, keys, pooled, nullptr));
+  };
+  for (int step = 0; step < sampler.steps(); ++step) {
+    sampler.scale_input(step, std::span(seen).first(n), x);
+    if (guided) std::copy_n(seen.begin(), n, seen.begin() + static_cast<std::ptrdiff_t>(n));
+    memory::copy(wide.data, wide.device, seen.data(), host_device, wide.bytes());
     ops::fill(exec, timesteps, sampler.timesteps()[step]);
-
-    const Tensor prediction = unet.forward(exec, weights, input, timesteps, keys, pooled, nullptr);
-    ops::cast(exec, wide, prediction);
+    replays.run(0, evaluate);
     memory::copy(output.data(), host_device, wide.data, wide.device, wide.bytes());
     const std::span<float> unconditional = std::span(output).first(n);
     if (guided)

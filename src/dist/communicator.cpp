@@ -1,10 +1,12 @@
 #include "dist/communicator.hpp"
 
 #include <algorithm>
+#include <chrono>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
 
+#include "core/feed.hpp"
 #include "dist/sum.hpp"
 
 namespace strata {
@@ -42,6 +44,23 @@ class LocalCommunicator : public Communicator {
 };
 
 }  // namespace
+
+void Communicator::all_reduce_tensor(Tensor values) {
+  STRATA_CHECK(values.device == host_device, "values on a device");
+  all_reduce_sum({values.as<double>(), static_cast<std::size_t>(values.numel())});
+}
+
+void Communicator::await(const Moment& moment) {
+  constexpr auto patience = std::chrono::minutes(10);
+  const auto start = std::chrono::steady_clock::now();
+  poll_until([&] {
+    if (moment.is_reached()) return true;
+    check();
+    if (std::chrono::steady_clock::now() - start > patience)
+      fail(Exit::hang, "no progress on the device for 10 minutes (rank {})", rank());
+    return false;
+  });
+}
 
 IndexRange Communicator::part_of(std::int64_t m, std::int64_t part, int rank) {
   return {std::min(m, part * rank), std::min(m, part * (rank + 1))};

@@ -14,7 +14,7 @@
 #include <string>
 #include <vector>
 
-#include "core/tensor.hpp"
+#include "core/exec.hpp"
 
 namespace strata {
 
@@ -47,6 +47,8 @@ class Communicator {
   /// rank only, the sum is exact and does not depend on the number of ranks.
   virtual void all_reduce_sum(std::span<double> values) = 0;
   virtual void all_reduce_max(std::span<std::int64_t> values) = 0;
+  /// The same of f64 values where tensors lie.
+  virtual void all_reduce_tensor(Tensor values);
   /// full (m) is cut into parts of `part` elements; the last parts are shorter or empty
   /// (`part_of`). shard = the sum over ranks of this rank's part. full is f32 or bf16, the sum is
   /// done in f32, shard is f32 or full's dtype.
@@ -55,6 +57,14 @@ class Communicator {
   virtual void all_gather(Tensor full, std::int64_t part) = 0;
   /// Byte strings of all ranks, in rank order, on every rank.
   virtual std::vector<std::string> all_gather_strings(const std::string& mine) = 0;
+
+  /// The Exec among whose ops calls with tensors count: they return before they are done. Null:
+  /// they are done when they return.
+  virtual Exec* order() { return nullptr; }
+  /// Throws what went wrong with such calls on any rank.
+  virtual void check() {}
+  /// Returns when the moment is reached, calling check() meanwhile. Error(86) after ten minutes.
+  void await(const Moment& moment);
 
   /// A separate channel over the same ranks (collective call), for use by another thread.
   virtual std::unique_ptr<Communicator> duplicate(ChannelOptions options = {}) = 0;

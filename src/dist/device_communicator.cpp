@@ -17,12 +17,13 @@ std::unique_ptr<DeviceCollectives> connect(Communicator& base, Device device) {
 }  // namespace
 
 DeviceCommunicator::DeviceCommunicator(Communicator& base, Device device)
-    : base_(base), device_(device), collectives_(connect(base, device)) {}
+    : base_(base), device_(device), order_(device, 1), collectives_(connect(base, device)) {}
 
 DeviceCommunicator::DeviceCommunicator(std::unique_ptr<Communicator> base, Device device)
     : owned_(std::move(base)),
       base_(*owned_),
       device_(device),
+      order_(device, 1),
       collectives_(connect(*owned_, device)) {}
 
 std::unique_ptr<Communicator> DeviceCommunicator::duplicate(ChannelOptions options) {
@@ -35,7 +36,7 @@ void DeviceCommunicator::reduce_scatter_sum(Tensor shard, Tensor full, std::int6
   STRATA_CHECK(shard.numel() == mine.size(), "shard of {} for a part of {}", shard.numel(),
                mine.size());
   const activity::Waits waits(activity::Collective::reduce_scatter);
-  collectives_->reduce_scatter_sum(shard, full, part);
+  collectives_->reduce_scatter_sum(order_, shard, full, part);
 }
 
 void DeviceCommunicator::abort(int code) {
@@ -46,7 +47,13 @@ void DeviceCommunicator::abort(int code) {
 void DeviceCommunicator::all_gather(Tensor full, std::int64_t part) {
   STRATA_CHECK(full.device == device_, "a tensor on another device");
   const activity::Waits waits(activity::Collective::all_gather);
-  collectives_->all_gather(full, part);
+  collectives_->all_gather(order_, full, part);
+}
+
+void DeviceCommunicator::all_reduce_tensor(Tensor values) {
+  STRATA_CHECK(values.device == device_ && values.dtype == DType::f64, "values elsewhere");
+  const activity::Waits waits(activity::Collective::sum);
+  collectives_->all_reduce_sum(order_, values);
 }
 
 }  // namespace strata

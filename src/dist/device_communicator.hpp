@@ -21,6 +21,9 @@ class DeviceCommunicator : public Communicator {
   void broadcast(std::span<std::byte> bytes, int root) override { base_.broadcast(bytes, root); }
   void all_reduce_sum(std::span<double> values) override { base_.all_reduce_sum(values); }
   void all_reduce_max(std::span<std::int64_t> values) override { base_.all_reduce_max(values); }
+  void all_reduce_tensor(Tensor values) override;
+  Exec* order() override { return &order_; }
+  void check() override { collectives_->check(); }
   void reduce_scatter_sum(Tensor shard, Tensor full, std::int64_t part) override;
   void all_gather(Tensor full, std::int64_t part) override;
   std::vector<std::string> all_gather_strings(const std::string& mine) override {
@@ -36,6 +39,7 @@ class DeviceCommunicator : public Communicator {
   std::unique_ptr<Communicator> owned_;  // of a duplicate
   Communicator& base_;
   Device device_;
+  Exec order_;
   std::unique_ptr<DeviceCollectives> collectives_;
 };
 

@@ -8,6 +8,7 @@
 #include <exception>
 #include <optional>
 
+#include "core/feed.hpp"
 #include "dist/worker.hpp"
 
 namespace strata {
@@ -61,7 +62,11 @@ class Zero2::Impl {
   Tensor gradient(ParamId id);
   void ready(ParamId id);
   void end_microbatch();
-  StepStats update(const UpdateOptions& update);
+  void skip_microbatch();
+  void plan_update(std::span<const UpdateOptions> candidates);
+  void continue_after(std::int64_t updates);
+  void update(Update how);
+  StepStats stats_of(const ops::UpdateOutcome& outcome);
 
   Exec& exec;
   Communicator& comm;
@@ -71,6 +76,8 @@ class Zero2::Impl {
   Tensor parameters;
   Buffer master, m, v, ema;
   std::vector<Buffer> levels;  // partial sums of the gradient shard
+  Buffer decision;
+  std::function<void(IndexRange)> before_change = [](IndexRange) {};
   int peak_in_flight = 0;
 
  private:
@@ -86,8 +93,19 @@ class Zero2::Impl {
   Tensor slot_view(int slot, const Bucket& bucket) const;
   static Tensor local(const Buffer& shard, const Bucket& bucket);
   int sum_levels();
-  StepStats measure(Tensor gradient, const UpdateOptions& update);
-  void apply(Tensor gradient, const UpdateOptions& update, double clip);
+  void measure(Tensor gradient);
+  void apply(Tensor gradient);
+  Tensor squares() const { return stats_.tensor().rows(0, stats_.tensor().numel() - 1); }
+  Tensor non_finite() const {
+    return stats_.tensor().rows(stats_.tensor().numel() - 1, stats_.tensor().numel());
+  }
+  /// Between exec and the Exec of collectives, where those are not done when they return.
+  void hand_over() {
+    if (order_) order_->wait_for(exec);
+  }
+  void take_back() {
+    if (order_) exec.wait_for(*order_);
+  }
   void post_gather(Tensor flat, const Bucket& bucket);
   void allocate_levels(int count);
 
@@ -95,8 +113,13 @@ class Zero2::Impl {
   std::vector<BucketState> states_;
   std::vector<char> is_ready_;
   std::array<Slot, most_in_flight> slots_{};  // `sent` -> `unused` by the worker, under its mutex
+  std::array<bool, most_in_flight> was_sent_{};  // in this microbatch
   std::vector<Buffer> slot_buffers_;
+  std::vector<std::unique_ptr<Moment>> slots_left_;  // reduced, in the order of collectives
   Buffer parameter_memory_, incoming_, wire_;
+  Buffer stats_;  // sums of squares by bucket and section, then elements that are not finite
+  std::optional<Feed> candidates_;
+  Exec* order_;
   double collective_seconds_ = 0, waited_before_ = 0;
   int reduced_ = 0,
       overlapped_ = 0;  // reduced_: by the worker, in this microbatch and earlier ones
@@ -114,7 +137,8 @@ Zero2::Impl::Impl(Exec& exec_, Communicator& comm_, const ParameterTable& table_
       sharding(table_, bucket_elements(options_), comm_.rank(), comm_.size()),
       states_(sharding.buckets().size()),
       is_ready_(table_.size(), 0),
-      worker_(options_.overlap && comm_.concurrent() && comm_.size() > 1) {
+      order_(comm_.order()),
+      worker_(!order_ && options_.overlap && comm_.concurrent() && comm_.size() > 1) {
   STRATA_CHECK(options.compute == DType::f32 || options.compute == DType::bf16);
   STRATA_CHECK(options.wire == DType::f32 || options.wire == DType::bf16);
   for (int id = 0; id < table.size(); ++id)
@@ -126,8 +150,15 @@ Zero2::Impl::Impl(Exec& exec_, Communicator& comm_, const ParameterTable& table_
   parameters = parameter_memory_.tensor().rows(lead, lead + table.numel());
   for (Buffer* state : {&master, &m, &v}) *state = Buffer(DType::f32, {n}, device);
   if (options.ema) ema = Buffer(DType::f32, {n}, device);
-  for (int i = 0; i < slots_for(sharding); ++i)
+  for (int i = 0; i < slots_for(sharding); ++i) {
     slot_buffers_.emplace_back(DType::f32, Shape{sharding.largest_bucket()}, device);
+    slots_left_.push_back(exec.make_moment());
+  }
+  const auto sections = static_cast<std::int64_t>(sharding.buckets().size()) * sharding.sections();
+  stats_ = Buffer(DType::f64, {sections + 1}, device);
+  decision = Buffer(DType::u8, {ops::decision_bytes}, device);
+  candidates_.emplace(exec, static_cast<std::size_t>(ops::candidates_bytes));
+  continue_after(0);
   std::int64_t largest_part = 0;
   for (const Bucket& b : sharding.buckets())
     largest_part = std::max(largest_part, b.mine.flat.size());
@@ -181,7 +212,7 @@ void Zero2::Impl::set_parameters(Tensor flat) {
 }
 
 void Zero2::Impl::post_gather(Tensor flat, const Bucket& bucket) {
-  exec.synchronize();  // this rank's part is complete
+  hand_over();  // this rank's part is complete
   worker_.post([this, flat = flat.rows(bucket.flat.begin, bucket.flat.end), part = bucket.part] {
     (channel_ ? *channel_ : comm).all_gather(flat, part);
   });
@@ -197,6 +228,11 @@ void Zero2::Impl::gather(Tensor flat, Tensor shard) {
     post_gather(flat, bucket);
   }
   worker_.drain();
+  take_back();
+  if (!order_) return;
+  const auto gathered = exec.make_moment();
+  exec.mark(*gathered);
+  comm.await(*gathered);  // what follows may wait without asking how the other ranks are
 }
 
 // --- gradients ----------------------------------------------------------------------------------
@@ -235,6 +271,7 @@ void Zero2::Impl::open(int bucket, ParamId id) {
   }
   peak_in_flight = std::max(peak_in_flight, in_flight);
   states_[bucket].slot = slot;
+  if (order_ && was_sent_[slot]) exec.wait_for(*slots_left_[slot]);
   ops::fill(exec, slot_view(slot, sharding.buckets()[bucket]), 0.0f);
 }
 
@@ -264,21 +301,24 @@ void Zero2::Impl::send(int b) {
     const std::lock_guard lock(worker_.mutex());
     slots_[slot] = Slot::sent;
   }
-  if (channel_exec_) channel_exec_->wait_for(exec);  // for the gradients written so far
+  hand_over();  // the gradients written so far
   worker_.post([this, b, slot, microbatch = microbatch_] {
     const Bucket& bucket = sharding.buckets()[b];
     reduce(bucket, microbatch, slot_view(slot, bucket));
+    if (order_) order_->mark(*slots_left_[slot]);
     const std::lock_guard lock(worker_.mutex());
     slots_[slot] = Slot::unused;
     ++reduced_;
   });
+  was_sent_[slot] = true;
+  if (!options.overlap) take_back();
 }
 
 /// On the worker: sums one bucket of one microbatch over the ranks and adds this rank's part to the
 /// gradient shard.
 void Zero2::Impl::reduce(const Bucket& bucket, int microbatch, Tensor gradients) {
   Communicator& channel = channel_ ? *channel_ : comm;
-  Exec& on = channel_exec_ ? *channel_exec_ : exec;
+  Exec& on = order_ ? *order_ : channel_exec_ ? *channel_exec_ : exec;
   if (options.wire != DType::f32) {
     const Tensor rounded = wire_.tensor().rows(0, gradients.numel());
     ops::cast(on, rounded, gradients);
@@ -289,7 +329,6 @@ void Zero2::Impl::reduce(const Bucket& bucket, int microbatch, Tensor gradients)
   const bool first = tree ? microbatch % 2 == 0 : microbatch == 0;
   const std::int64_t n = bucket.mine.flat.size();
   const Tensor node = first ? local(levels[0], bucket) : incoming_.tensor().rows(0, n);
-  on.synchronize();
   channel.reduce_scatter_sum(node, gradients, bucket.part);
   if (first || n == 0) return;
   if (!tree) return ops::accumulate(on, local(levels[0], bucket), node);
@@ -297,7 +336,7 @@ void Zero2::Impl::reduce(const Bucket& bucket, int microbatch, Tensor gradients)
   const int free_level = std::countr_one(static_cast<unsigned>(microbatch));
   for (int k = 0; k < free_level; ++k) ops::accumulate(on, node, local(levels[k], bucket));
   const Tensor to = local(levels[free_level], bucket);
-  memory::copy(to.data, to.device, node.data, node.device, to.bytes());
+  on.copy(to.data, node.data, to.bytes());
 }
 
 void Zero2::Impl::end_microbatch() {
@@ -313,6 +352,14 @@ void Zero2::Impl::end_microbatch() {
   for (std::size_t b = 0; b < states_.size(); ++b)
     states_[b] = {-1, sharding.buckets()[b].parameters};
   std::fill(is_ready_.begin(), is_ready_.end(), 0);
+  // A recording that begins or ends here has all its ops in it.
+  take_back();
+  was_sent_.fill(false);
+}
+
+void Zero2::Impl::skip_microbatch() {
+  STRATA_CHECK(microbatch_ < microbatches_, "more microbatches than begin_step said");
+  ++microbatch_;
 }
 
 // --- update -------------------------------------------------------------------------------------
@@ -331,68 +378,83 @@ int Zero2::Impl::sum_levels() {
 
 /// Sums of squares by section and the non-finite count, agreed by all ranks. A section is whole on
 /// one rank, so the norm's bits do not depend on the number of ranks (of those that divide 64).
-StepStats Zero2::Impl::measure(Tensor gradient, const UpdateOptions& update) {
-  const int sections = sharding.sections();
-  std::vector<double> values(sharding.buckets().size() * sections + 1, 0.0);
-  double& non_finite = values.back();
+void Zero2::Impl::measure(Tensor gradient) {
+  Tensor bits = stats_;
+  bits.dtype = DType::f32;
+  bits.shape = {2 * stats_.tensor().numel()};
+  ops::fill(exec, bits, 0.0f);
   for (std::size_t b = 0; b < sharding.buckets().size(); ++b) {
     const Bucket& bucket = sharding.buckets()[b];
     const IndexRange& mine = bucket.mine.flat;
-    const auto stats = ops::gradient_stats(
-        exec, gradient.rows(bucket.mine.local, bucket.mine.local + mine.size()), bucket.section);
-    const std::int64_t first = (mine.begin - bucket.flat.begin) / bucket.section;
-    for (std::size_t i = 0; i < stats.size(); ++i) {
-      values[b * sections + first + i] = stats[i].sum_of_squares;
-      non_finite += static_cast<double>(stats[i].non_finite);
-    }
+    const std::int64_t first = static_cast<std::int64_t>(b) * sharding.sections() +
+                               (mine.begin - bucket.flat.begin) / bucket.section;
+    const std::int64_t count = (mine.size() + bucket.section - 1) / bucket.section;
+    ops::gradient_stats(exec, squares().rows(first, first + count), non_finite(),
+                        gradient.rows(bucket.mine.local, bucket.mine.local + mine.size()),
+                        bucket.section);
   }
+  hand_over();
   const auto start = std::chrono::steady_clock::now();
-  comm.all_reduce_sum(values);
+  comm.all_reduce_tensor(stats_);
   collective_seconds_ +=
       std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-  StepStats stats;
-  stats.non_finite = static_cast<std::int64_t>(non_finite);
-  double total = 0;
-  for (std::size_t i = 0; i + 1 < values.size(); ++i) total += values[i];
-  stats.grad_norm = std::abs(update.adamw.grad_scale) * std::sqrt(total);
-  stats.applied = stats.non_finite == 0;
-  return stats;
+  take_back();
 }
 
-void Zero2::Impl::apply(Tensor gradient, const UpdateOptions& update, double clip) {
-  ops::AdamWParams adamw = update.adamw;
-  adamw.grad_scale = static_cast<float>(adamw.grad_scale * clip);
+void Zero2::Impl::apply(Tensor gradient) {
   for (const Bucket& bucket : sharding.buckets()) {
     const ShardPiece& mine = bucket.mine;
     if (mine.flat.size() > 0) {
-      update.before_change({mine.local, mine.local + mine.flat.size()});
+      before_change({mine.local, mine.local + mine.flat.size()});
       ops::adamw(exec, parameters.rows(mine.flat.begin, mine.flat.end), local(master, bucket),
                  local(m, bucket), local(v, bucket),
                  gradient.rows(mine.local, mine.local + mine.flat.size()), local(ema, bucket),
-                 update.ema_decay, adamw);
+                 decision);
     }
     post_gather(parameters, bucket);
   }
   worker_.drain();
+  take_back();
   exec.weights_changed();
 }
 
-StepStats Zero2::Impl::update(const UpdateOptions& update) {
+void Zero2::Impl::plan_update(std::span<const UpdateOptions> candidates) {
+  const Tensor next{candidates_->begin(), DType::u8, host_device, {ops::candidates_bytes}};
+  ops::write_candidates(next, candidates);
+  candidates_->send(next.bytes());
+}
+
+void Zero2::Impl::continue_after(std::int64_t updates) {
+  UpdateOptions none;
+  none.adamw.step = updates;
+  const Buffer start = ops::decision_of(none);
+  memory::copy(decision.tensor().data, exec.device(), start.tensor().data, host_device,
+               start.tensor().bytes());
+}
+
+void Zero2::Impl::update(Update how) {
   STRATA_CHECK(microbatches_ > 0 && microbatch_ == microbatches_, "{} of {} microbatches are done",
                microbatch_, microbatches_);
-  worker_.drain();
-  if (channel_exec_) exec.wait_for(*channel_exec_);
-  const Tensor gradient = levels[sum_levels()];
-  StepStats stats = measure(gradient, update);
-  if (stats.applied) {
-    const bool clip = update.clip_norm > 0 && stats.grad_norm > update.clip_norm;
-    apply(gradient, update, clip ? update.clip_norm / stats.grad_norm : 1.0);
+  if (how == Update::called) {
+    worker_.drain();
+    const Tensor gradient = levels[sum_levels()];
+    measure(gradient);
+    const Tensor candidates{
+        candidates_->memory(), DType::u8, exec.device(), {ops::candidates_bytes}};
+    ops::decide_update(exec, decision, candidates, squares(), non_finite());
+    apply(gradient);
   }
-  const double waited = worker_.wait_seconds() + collective_seconds_;
-  stats.wait_seconds = waited - waited_before_;
-  waited_before_ = waited;
-  stats.overlapped_buckets = overlapped_;
   microbatches_ = 0;
+}
+
+StepStats Zero2::Impl::stats_of(const ops::UpdateOutcome& outcome) {
+  const double waited = worker_.wait_seconds() + collective_seconds_;
+  const StepStats stats{.applied = outcome.applied,
+                        .grad_norm = outcome.grad_norm,
+                        .non_finite = outcome.non_finite,
+                        .wait_seconds = waited - waited_before_,
+                        .overlapped_buckets = overlapped_};
+  waited_before_ = waited;
   return stats;
 }
 
@@ -451,8 +513,37 @@ void Zero2::ready(std::span<const ParamId> ids) {
 void Zero2::end_microbatch() {
   impl_->end_microbatch();
 }
+void Zero2::skip_microbatch() {
+  impl_->skip_microbatch();
+}
+
 StepStats Zero2::update(const UpdateOptions& options) {
-  return impl_->update(options);
+  impl_->plan_update({&options, 1});
+  impl_->update(Update::called);
+  Readback back(impl_->exec, ops::decision_bytes, 1);
+  back.take(0, 0, impl_->decision);
+  back.close(0);
+  impl_->comm.await(back.moment(0));
+  return impl_->stats_of(ops::read_decision(back.at(0)));
+}
+
+void Zero2::plan_update(std::span<const UpdateOptions> candidates) {
+  impl_->plan_update(candidates);
+}
+void Zero2::before_change(std::function<void(IndexRange)> call) {
+  impl_->before_change = std::move(call);
+}
+void Zero2::continue_after(std::int64_t updates) {
+  impl_->continue_after(updates);
+}
+void Zero2::update(Update how) {
+  impl_->update(how);
+}
+Tensor Zero2::decision() const {
+  return impl_->decision;
+}
+StepStats Zero2::stats_of(const ops::UpdateOutcome& outcome) {
+  return impl_->stats_of(outcome);
 }
 
 Zero2Memory Zero2::memory() const {

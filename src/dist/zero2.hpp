@@ -37,13 +37,7 @@ struct Zero2Options {
   bool ema = false;
 };
 
-struct UpdateOptions {
-  ops::AdamWParams adamw;  // grad_scale multiplies the summed gradient
-  float ema_decay = 0.0f;  // ema = d ema + (1-d) master
-  float clip_norm = 0.0f;  // 0: no clipping
-  /// Called before elements [begin, end) of `state()` change.
-  std::function<void(IndexRange)> before_change = [](IndexRange) {};
-};
+using UpdateOptions = ops::UpdateParams;  // adamw.grad_scale multiplies the summed gradient
 
 struct StepStats {
   bool applied = false;         // false: the gradient was not finite and nothing was changed
@@ -102,9 +96,27 @@ class Zero2 : public Gradients {
   void ready(std::span<const ParamId> ids) override;
   /// Error(70) naming a parameter that was not made ready.
   void end_microbatch();
+  /// A microbatch whose passes were played from a recording.
+  void skip_microbatch();
   /// Norm and non-finite count agreed by all ranks, then AdamW on the shard and the all-gather of
   /// parameters. A gradient that is not finite changes nothing: stats.applied is false.
   StepStats update(const UpdateOptions& options);
+
+  /// Called before elements [begin, end) of `state()` may change; not where an update is played from
+  /// a recording.
+  void before_change(std::function<void(IndexRange)> call);
+
+  // The same in parts, so that a device need not be waited for:
+  /// Every candidate that update() may turn out to make; see ops::write_candidates.
+  void plan_update(std::span<const UpdateOptions> candidates);
+  /// How many updates the weights have seen, when they do not come from this object.
+  void continue_after(std::int64_t updates);
+  /// played: makes up on the host for an update that was played from a recording.
+  enum class Update { called, played };
+  void update(Update how = Update::called);
+  /// What the last update decided (ops::read_decision), where the tensors lie.
+  Tensor decision() const;
+  StepStats stats_of(const ops::UpdateOutcome& outcome);
 
   Zero2Memory memory() const;
   const Sharding& sharding() const;

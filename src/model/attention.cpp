@@ -14,9 +14,9 @@ Attention::Attention(ParameterTable& table, const std::string& name, const Confi
   to_out_ = Linear(table, name + "." + config.names.out, width_, width_);
 }
 
-ops::AttentionParams Attention::params() const {
+ops::AttentionParams Attention::params(std::int64_t longest_keys) const {
   const std::int64_t head_width = width_ / heads_;
-  return {.scale = 1.0f / std::sqrt(static_cast<float>(head_width))};
+  return {.scale = 1.0f / std::sqrt(static_cast<float>(head_width)), .longest_keys = longest_keys};
 }
 
 Tensor Attention::forward(Exec& exec, const Weights& weights, Ragged x, Ragged context,
@@ -32,9 +32,10 @@ Tensor Attention::forward(Exec& exec, const Weights& weights, Ragged x, Ragged c
   const Tensor lse = saved ? exec.empty(DType::f32, {q.shape[0], heads_}) : Tensor{};
   ops::attention(exec, o.reshape(head_shape(o)), lse, q.reshape(head_shape(q)),
                  k.reshape(head_shape(k)), v.reshape(head_shape(v)), x.offsets, context.offsets,
-                 params());
+                 params(context.longest));
   to_out_.forward(exec, weights, o, y);
-  if (saved) *saved = {x.rows, x.offsets, context.rows, context.offsets, q, k, v, o, lse};
+  if (saved)
+    *saved = {x.rows, x.offsets, context.rows, context.offsets, q, k, v, o, lse, context.longest};
   return y;
 }
 
@@ -51,7 +52,7 @@ void Attention::backward(Exec& exec, const Weights& weights, Gradients& gradient
     to_out_.backward(exec, weights, gradients, dout, dy, saved.o);
     ops::attention_backward(exec, heads(dq), heads(dk), heads(dv), heads(dout), heads(saved.q),
                             heads(saved.k), heads(saved.v), heads(saved.o), saved.lse,
-                            saved.q_offsets, saved.k_offsets, params());
+                            saved.q_offsets, saved.k_offsets, params(saved.longest_keys));
   }
   to_q_.backward(exec, weights, gradients, dx, dq, saved.x);
 

@@ -7,7 +7,9 @@ namespace strata {
 /// Rows of all sequences laid end to end: sequence b owns rows [offsets[b], offsets[b+1]).
 struct Ragged {
   Tensor rows;     // (T,C)
-  Tensor offsets;  // (B+1) i64 on the host
+  Tensor offsets;  // (B+1) i64 on the host; of text also on the device
+  /// Of any sequence, at least; needed where the offsets are on the device.
+  std::int64_t longest = 0;
 };
 
 /// Multi-head attention with its projections, diffusers' naming of them.
@@ -25,6 +27,7 @@ class Attention {
   };
   struct Saved {
     Tensor x, q_offsets, context, k_offsets, q, k, v, o, lse;
+    std::int64_t longest_keys = 0;
   };
 
   Attention() = default;
@@ -40,7 +43,7 @@ class Attention {
   void count(Flops&, double queries, double keys) const;
 
  private:
-  ops::AttentionParams params() const;
+  ops::AttentionParams params(std::int64_t longest_keys) const;
   Shape head_shape(const Tensor& rows) const { return {rows.shape[0], heads_, width_ / heads_}; }
 
   Linear to_q_, to_k_, to_v_, to_out_;

@@ -224,8 +224,9 @@ Tensor UNet::forward(Exec& exec, const Weights& weights, Tensor sample, Tensor t
     saved->up.resize(up_.size(), {.recompute = recompute});
   }
 
-  const Conditions conditions{embed(exec, weights, timesteps, pooled, sample.dtype, saved),
-                              {embed_text(exec, weights, text.tokens, saved), text.offsets}};
+  const Conditions conditions{
+      embed(exec, weights, timesteps, pooled, sample.dtype, saved),
+      {embed_text(exec, weights, text.tokens, saved), text.offsets, text.longest}};
   if (saved) saved->conditions = conditions;
   Tensor x = conv_in_.forward(exec, weights, sample);
   std::vector<Tensor> skips{x};

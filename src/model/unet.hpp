@@ -12,7 +12,9 @@ namespace strata {
 /// gives 0 before its output projection.
 struct TextBatch {
   Tensor tokens;   // (T, text_dim) T, all captions laid end to end
-  Tensor offsets;  // (B+1) i64 on the host
+  Tensor offsets;  // (B+1) i64 on the host, or with `longest` on the device
+  /// Tokens of any caption, at least. Tokens behind the last caption are nobody's and must be 0.
+  std::int64_t longest = 0;
 };
 
 class UNet {

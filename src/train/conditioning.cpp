@@ -6,46 +6,26 @@
 
 namespace strata {
 
-namespace {
-
-void convert(Exec& exec, Tensor to, Tensor from) {
-  if (to.numel() == 0) return;
-  const ArenaScope scope(exec.arena);
-  if (to.dtype == from.dtype)
-    memory::copy(to.data, to.device, from.data, from.device, to.bytes());
-  else
-    ops::cast(exec, to, on_device(exec, from));
+Captions choose_captions(const Batch& batch, PhiloxKey key, double drop_probability) {
+  const auto* from = batch.offsets.as<std::int64_t>();
+  Captions captions{{0}, {}};
+  for (std::size_t b = 0; b < batch.samples.size(); ++b) {
+    const bool drop = draw_caption_drop(key, batch.samples[b], batch.epochs[b], drop_probability);
+    captions.dropped.push_back(drop);
+    captions.offsets.push_back(captions.tokens() + (drop ? 0 : from[b + 1] - from[b]));
+  }
+  return captions;
 }
 
-}  // namespace
-
-Conditioning make_conditioning(Exec& exec, const Batch& batch, DType dtype, PhiloxKey key,
-                               double drop_probability, bool pooled) {
-  const auto size = static_cast<std::int64_t>(batch.samples.size());
-  const auto* from = batch.offsets.as<std::int64_t>();
-  Conditioning out;
-  out.offsets = Buffer(DType::i64, {size + 1});
-  out.text.offsets = out.offsets;
-  auto* to = out.text.offsets.as<std::int64_t>();
-  to[0] = 0;
-  for (std::int64_t b = 0; b < size; ++b) {
-    const bool drop = draw_caption_drop(key, batch.samples[b], batch.epochs[b], drop_probability);
-    out.dropped.push_back(drop);
-    to[b + 1] = to[b] + (drop ? 0 : from[b + 1] - from[b]);
-  }
-  const Tensor tokens = batch.tokens;
-  out.text.tokens = exec.empty(dtype, {to[size], tokens.shape[1]});
-  if (pooled) out.pooled = exec.empty(dtype, batch.pooled.tensor().shape);
-  for (std::int64_t b = 0; b < size; ++b) {
-    if (!out.dropped[b])
-      convert(exec, out.text.tokens.rows(to[b], to[b + 1]), tokens.rows(from[b], from[b + 1]));
-    if (!pooled) continue;
-    if (out.dropped[b])
-      ops::fill(exec, out.pooled.rows(b, b + 1), 0);
-    else
-      convert(exec, out.pooled.rows(b, b + 1), batch.pooled.tensor().rows(b, b + 1));
-  }
-  return out;
+Conditioning make_conditioning(Exec& exec, const Batch& batch, DType dtype, bool pooled) {
+  const auto as = [&](Tensor from) {
+    const Tensor to = exec.empty(dtype, from.shape);
+    const ArenaScope scope(exec.arena);
+    if (from.numel() > 0) ops::cast(exec, to, on_device(exec, from));
+    return to;
+  };
+  return {.text = {.tokens = as(batch.tokens), .offsets = batch.offsets},
+          .pooled = pooled ? as(batch.pooled) : Tensor{}};
 }
 
 }  // namespace strata

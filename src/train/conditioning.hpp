@@ -8,17 +8,21 @@
 
 namespace strata {
 
-/// What a microbatch is conditioned on, in exec's arena.
-struct Conditioning {
-  Buffer offsets;                     // of the text, on the host
-  TextBatch text;                     // a dropped caption owns an empty range
-  Tensor pooled;                      // (B,P) T, a dropped caption's row is zero; or absent
+/// Which captions a microbatch is trained with. Drops are by (seed, sample, epoch): embedding, mask
+/// and pooled vector become nothing, exactly what classifier-free guidance asks the network without
+/// a prompt.
+struct Captions {
+  std::vector<std::int64_t> offsets;  // (B+1) of the captions that are left; a dropped one is empty
   std::vector<std::int64_t> dropped;  // (B) 1 = trained without its caption
+  std::int64_t tokens() const { return offsets.back(); }
 };
+Captions choose_captions(const Batch& batch, PhiloxKey key, double drop_probability);
 
-/// Drops captions with this probability, by (seed, sample, epoch): embedding, mask and pooled
-/// vector become nothing, exactly what classifier-free guidance asks the network without a prompt.
-Conditioning make_conditioning(Exec& exec, const Batch& batch, DType dtype, PhiloxKey key,
-                               double drop_probability, bool pooled);
+/// All captions of a batch and their pooled vectors (where the model takes them), in exec's arena.
+struct Conditioning {
+  TextBatch text;  // its offsets are the batch's
+  Tensor pooled;   // (B,P) T, or absent
+};
+Conditioning make_conditioning(Exec& exec, const Batch& batch, DType dtype, bool pooled);
 
 }  // namespace strata

@@ -117,6 +117,12 @@ void describe_optimizer(Table t, OptimizationConfig& c) {
 void describe_machine(Table t, OptimizationConfig& c) {
   t.choice("device", c.device, {"host", "cuda"}, Effect::rounding,
            "what computes; cuda: one GPU a rank");
+  t.other("graph", &c.graph, Effect::none,
+          "on a GPU a step's ops are recorded and played as CUDA graphs; false: each is called");
+  t.path(
+      "plan_cache", c.plan_cache,
+      "folder in which a GPU's measured choices of kernels are kept, which a resumed run repeats; "
+      "empty: $XDG_CACHE_HOME/strata/cudnn");
   t.choice("precision", c.precision, {"bf16", "fp32"}, Effect::run,
            "of compute; master weights, optimizer and accumulation are always fp32");
   t.choice("reduce", c.reduce, {"fp32", "bf16"}, Effect::rounding, "gradients on the wire");

@@ -53,6 +53,8 @@ struct OptimizationConfig {
   std::int64_t ema_start = 0;
   bool ema_warmup = false;
   std::string device = "host";
+  bool graph = true;
+  std::string plan_cache;
   std::string precision = "bf16";
   std::string reduce = "fp32";
   std::string reduction = "fast";

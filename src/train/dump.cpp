@@ -18,23 +18,22 @@ void StepDump::append(Floats& to, Tensor from) {
   to.values.insert(to.values.end(), values.begin(), values.end());
 }
 
-void StepDump::add(const Batch& batch, Tensor latents, const NoisedBatch& noised,
-                   const Conditioning& conditioning, Tensor loss) {
+void StepDump::add(const DumpedMicrobatch& microbatch) {
+  const auto& [batch, captions, latents, noised, tokens, pooled, loss] = microbatch;
   append(latents_, latents);
   append(noise_, noised.noise);
   append(noisy_, noised.noisy);
-  append(text_, conditioning.text.tokens);
-  if (conditioning.pooled) append(pooled_, conditioning.pooled);
+  append(text_, tokens);
+  if (pooled) append(pooled_, pooled);
   append(loss_, loss);
-  const auto* offsets = conditioning.text.offsets.as<std::int64_t>();
   const std::int64_t base = offsets_.back();
   const std::vector<float> timesteps = to_host(noised.timesteps);
   for (std::size_t b = 0; b < batch.samples.size(); ++b) {
     timesteps_.push_back(static_cast<std::int64_t>(timesteps[b]));
     sample_.push_back(batch.samples[b]);
     epoch_.push_back(batch.epochs[b]);
-    dropped_.push_back(conditioning.dropped[b]);
-    offsets_.push_back(base + offsets[b + 1]);
+    dropped_.push_back(captions.dropped[b]);
+    offsets_.push_back(base + captions.offsets[b + 1]);
   }
 }
 

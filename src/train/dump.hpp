@@ -11,15 +11,22 @@
 
 namespace strata {
 
+/// What a microbatch was trained on; tensors where they lie.
+struct DumpedMicrobatch {
+  const Batch& batch;
+  const Captions& captions;
+  Tensor latents;  // what the noise was added to
+  const NoisedBatch& noised;
+  Tensor tokens, pooled, loss;
+};
+
 /// One rank's part of one step, its microbatches laid end to end (b samples of this rank):
 ///   latents, noise, noisy (b,C,h,w) f32; timesteps, sample, epoch, dropped (b) i64; loss (b) f32,
 ///   the unweighted mean squared error; text (T,D) f32 as fed (dropped captions left out), offsets
 ///   (b+1) i64; pooled (b,P) f32 where the model takes one.
 class StepDump {
  public:
-  /// latents: what the noise was added to.
-  void add(const Batch& batch, Tensor latents, const NoisedBatch& noised,
-           const Conditioning& conditioning, Tensor loss);
+  void add(const DumpedMicrobatch& microbatch);
   /// metadata: strings beside the tensors (step, learning rate, precision, ...). Error(73) or (74).
   void write(const std::string& path, const std::map<std::string, std::string>& metadata) const;
 

@@ -2,6 +2,9 @@
 
 #include <algorithm>
 #include <chrono>
+#include <cstring>
+#include <optional>
+#include <vector>
 
 #include "core/progress.hpp"
 #include "kernels/ops.hpp"
@@ -20,10 +23,11 @@ std::string gigabytes(double bytes) {
 /// Takes any gradient and keeps none: all parameters share one buffer.
 class ScratchGradients : public Gradients {
  public:
-  explicit ScratchGradients(const ParameterTable& table) : table_(table) {
+  ScratchGradients(Exec& exec, const ParameterTable& table) : table_(table) {
     std::int64_t largest = 0;
     for (ParamId id = 0; id < table.size(); ++id) largest = std::max(largest, table[id].numel());
-    scratch_ = Buffer::zeros(DType::f32, {largest});
+    scratch_ = Buffer(DType::f32, {largest}, exec.device());
+    ops::fill(exec, scratch_, 0.0f);
   }
   Tensor operator[](ParamId id) override {
     if (id == no_param) return {};
@@ -36,38 +40,91 @@ class ScratchGradients : public Gradients {
   Buffer scratch_;
 };
 
-/// Activations and temporaries of one image: the high-water mark of a forward and backward pass.
-double activation_bytes(Exec& exec, const UNet& unet, const CacheSet& caches, DType dtype,
-                        bool recompute) {
-  const Shape latent = caches.latent_shape();
+/// Activations and temporaries of one image on the host: the high-water mark of its passes.
+double host_activations(Exec& exec, const UNet& unet, const CacheSet& caches,
+                        const TrainConfig& config) {
+  const DType dtype = compute_dtype(config);
   const auto tokens =
       caches.text_manifest().tokens / std::max<std::int64_t>(caches.text_manifest().count, 1);
+  const MicrobatchShape shape = microbatch_shape(caches, 1, config.data.pooled, dtype, {});
+  const Microbatch input(exec, shape);
+  PassInput at = input.at(std::max<std::int64_t>(tokens, 1));
+  std::memset(at.noise.at.data, 0, MicrobatchLayout(shape).bytes);
+  at.text.offsets.as<std::int64_t>()[1] = at.text.tokens.shape[0];
   const Buffer flat = Buffer::zeros(dtype, {unet.parameters().numel()});
+  const Buffer losses = Buffer::zeros(DType::f32, {1});
+  ScratchGradients gradients(exec, unet.parameters());
   const ArenaScope scope(exec.arena);
-  const auto zeros = [&](DType type, Shape shape) {
-    const Tensor t = exec.empty(type, shape);
-    ops::fill(exec, t, 0);
-    return t;
-  };
-  TextBatch text;
-  text.tokens = zeros(dtype, {std::max<std::int64_t>(tokens, 1), caches.text_dim()});
-  const std::int64_t offsets[] = {0, text.tokens.shape[0]};
-  text.offsets = view_of(offsets, {2});
-  const Tensor pooled =
-      unet.config().pooled_dim == 0 ? Tensor{} : zeros(dtype, {1, unet.config().pooled_dim});
-  const Tensor sample = zeros(dtype, {1, latent[1], latent[2], latent[0]});
-  const std::size_t before = exec.arena.used_bytes();
-  UNet::Saved saved{.recompute = recompute};
-  const Weights weights(unet.parameters(), flat);
-  const Tensor prediction =
-      unet.forward(exec, weights, sample, zeros(DType::f32, {1}), text, pooled, &saved);
-  ScratchGradients gradients(unet.parameters());
-  unet.backward(exec, weights, gradients, saved, prediction);
+  run_passes(exec, unet, Weights(unet.parameters(), flat), gradients, at,
+             {.recompute = config.train.recompute}, losses);
   exec.weights_changed();
-  return static_cast<double>(exec.arena.peak_bytes() - before);
+  return static_cast<double>(exec.arena.peak_bytes());
+}
+
+/// A line of the plan: what, and how much.
+struct Part {
+  const char* what;
+  double bytes;
+  bool on_host = false;  // beside a device's memory
+};
+
+std::vector<Part> parts_of(const TrainConfig& config, Exec& exec, const UNet& unet,
+                           const CacheSet& caches, std::int64_t microbatch,
+                           Communicator& communicator) {
+  const auto microbatches =
+      static_cast<int>(config.train.batch / (microbatch * communicator.size()));
+  const auto zero = Zero2::plan(unet.parameters(), zero2_options(config), communicator.rank(),
+                                communicator.size(), microbatches);
+  std::vector<Part> parts{{"parameters", static_cast<double>(zero.parameters)},
+                          {"gradient shard", static_cast<double>(zero.gradient_shard)},
+                          {"optimizer state", static_cast<double>(zero.optimizer_state)},
+                          {"moving average", static_cast<double>(zero.ema)},
+                          {"gradients in flight", static_cast<double>(zero.bucket_buffers)}};
+  if (config.train.device == "host") {
+    double activations[] = {0};  // measured once: it takes the memory of all parameters
+    if (communicator.rank() == 0)
+      activations[0] =
+          host_activations(exec, unet, caches, config) * static_cast<double>(microbatch);
+    communicator.all_reduce_sum(activations);
+    parts.push_back({"activations, temporaries", activations[0]});
+    return parts;
+  }
+  const TextBuckets buckets = step_buckets(caches, microbatch, microbatches, step_mode(config));
+  const PassMemory passes = pass_memory(
+      unet,
+      microbatch_shape(caches, microbatch, config.data.pooled, compute_dtype(config), buckets),
+      buckets.most_rows(), config.train.recompute);
+  parts.push_back({"activations", static_cast<double>(passes.activations)});
+  parts.push_back({"workspace, estimated", static_cast<double>(passes.workspace)});
+  parts.push_back(
+      {"unused ends of its arena", static_cast<double>(passes.arena - passes.activations)});
+  parts.push_back({"input, three times", static_cast<double>(passes.input.device)});
+  parts.push_back({"pinned, on the host", static_cast<double>(passes.input.pinned), true});
+  return parts;
 }
 
 }  // namespace
+
+PassMemory pass_memory(const UNet& unet, const MicrobatchShape& shape, std::int64_t rows,
+                       bool recompute) {
+  Exec exec(counted_device, 1);
+  const Microbatch input(exec, shape);
+  const Buffer flat(shape.dtype, {unet.parameters().numel()}, counted_device);
+  const Buffer losses(DType::f32, {shape.samples}, counted_device);
+  ScratchGradients gradients(exec, unet.parameters());
+  const ArenaScope scope(exec.arena);
+  run_passes(exec, unet, Weights(unet.parameters(), flat), gradients, input.at(rows),
+             {.recompute = recompute}, losses);
+  // Seldom is a convolution given more; attention's backward adds dq up in f32.
+  constexpr std::int64_t convolution = std::int64_t{64} << 20;
+  const auto queries = static_cast<std::int64_t>(sizeof(float)) * shape.samples * shape.latent[1] *
+                       shape.latent[2] * unet.config().block_out_channels[0];
+  return {.activations = static_cast<std::int64_t>(exec.arena.peak_bytes()),
+          .arena = static_cast<std::int64_t>(exec.arena.held_bytes()),
+          .workspace = std::max(convolution, queries),
+          .input =
+              Feed::cost(counted_device, static_cast<std::int64_t>(MicrobatchLayout(shape).bytes))};
+}
 
 double measured_matmul_rate(Exec& exec, DType dtype) {
   constexpr std::int64_t n = 1024;
@@ -88,6 +145,28 @@ double measured_matmul_rate(Exec& exec, DType dtype) {
   return 2.0 * n * n * n / best;
 }
 
+namespace {
+
+/// None where the run's device is not here.
+std::optional<double> rate_of_all(const TrainConfig& config, Exec& host, DType dtype,
+                                  Communicator& communicator) {
+  double rate[] = {0};
+  if (config.train.device == "host") {
+    rate[0] = measured_matmul_rate(host, dtype);
+  } else {
+    try {
+      Exec device(device_of(config, communicator));
+      rate[0] = measured_matmul_rate(device, dtype);
+    } catch (const Error& error) {
+      if (error.code() != Exit::unavailable) throw;
+    }
+  }
+  communicator.all_reduce_sum(rate);
+  return rate[0] > 0 ? std::optional(rate[0]) : std::nullopt;
+}
+
+}  // namespace
+
 std::string plan_training(const TrainConfig& config, Communicator& communicator) {
   const int ranks = communicator.size();
   const auto microbatch = microbatch_of(config, ranks);
@@ -95,28 +174,21 @@ std::string plan_training(const TrainConfig& config, Communicator& communicator)
   const UNet unet(resolve_unet(config, caches));
   const ParameterTable& table = unet.parameters();
   const DType dtype = compute_dtype(config);
-  Exec exec(host_device, static_cast<int>(config.train.threads));
-
   const auto& t = config.train;
-  const auto memory = Zero2::plan(table, zero2_options(config), communicator.rank(), ranks,
-                                  static_cast<int>(t.batch / (microbatch * ranks)));
-  double activations[] = {0};  // measured once: it takes the memory of all parameters
-  if (communicator.rank() == 0)
-    activations[0] =
-        activation_bytes(exec, unet, caches, dtype, t.recompute) * static_cast<double>(microbatch);
-  communicator.all_reduce_sum(activations);
-  double rate[] = {measured_matmul_rate(exec, dtype)};
-  communicator.all_reduce_sum(rate);
+  Exec exec(host_device, static_cast<int>(t.threads));
+  const auto parts = parts_of(config, exec, unet, caches, microbatch, communicator);
+  double total = 0;
+  for (const Part& part : parts)
+    if (!part.on_host) total += part.bytes;
+  const std::optional<double> rate = rate_of_all(config, exec, dtype, communicator);
 
   const Shape latent = caches.latent_shape();
   const auto& text = caches.text_manifest();
   const auto tokens = text.tokens / std::max<std::int64_t>(text.count, 1);
   const Flops flops = unet.flops(latent[1], latent[2], tokens);
   const double a_step = (flops.forward + flops.backward) * static_cast<double>(t.batch);
-  const double seconds = a_step / rate[0];
   const double state = static_cast<double>(table.numel()) * (t.ema_decay > 0 ? 16 : 12);
   const double epochs = static_cast<double>(t.steps) * t.batch / caches.size();
-  const double total = static_cast<double>(memory.total()) + activations[0];
 
   std::string out;
   const auto line = [&](const char* what, const std::string& value) {
@@ -126,22 +198,25 @@ std::string plan_training(const TrainConfig& config, Communicator& communicator)
       fmt::format("{} parameters, {} ranks x {} threads, {} images a step in microbatches of {}\n",
                   table.numel(), ranks, exec.threads(), t.batch, microbatch);
   out += "memory a rank\n";
-  line("parameters", gigabytes(memory.parameters));
-  line("gradient shard", gigabytes(memory.gradient_shard));
-  line("optimizer state", gigabytes(memory.optimizer_state));
-  if (memory.ema > 0) line("moving average", gigabytes(memory.ema));
-  line("gradients in flight", gigabytes(memory.bucket_buffers));
-  line("activations, temporaries", gigabytes(activations[0]));
+  for (const Part& part : parts)
+    if (part.bytes > 0) line(part.what, gigabytes(part.bytes));
   line("total", gigabytes(total));
+  if (t.device != "host")
+    line("not counted", "CUDA's context and libraries, NCCL's buffers, recordings");
   out += "run\n";
   line("samples", fmt::format("{} to train on, {} held out", caches.size(),
                               caches.size(CacheSet::Part::validation)));
   line("steps", fmt::format("{} ({:.4g} epochs, {:.4g} images)", t.steps, epochs,
                             static_cast<double>(t.steps) * t.batch));
   line("training FLOPs an image", fmt::format("{:.1f} G", (flops.forward + flops.backward) / 1e9));
-  line("measured matmul rate", fmt::format("{:.1f} GFLOP/s over all ranks", rate[0] / 1e9));
-  line("time a step", fmt::format("{} at 50 % of that rate", format_duration(2 * seconds)));
-  line("time in all", format_duration(2 * seconds * static_cast<double>(t.steps)));
+  if (rate) {
+    const double seconds = a_step / *rate;
+    line("measured matmul rate", fmt::format("{:.1f} GFLOP/s over all ranks", *rate / 1e9));
+    line("time a step", fmt::format("{} at 50 % of that rate", format_duration(2 * seconds)));
+    line("time in all", format_duration(2 * seconds * static_cast<double>(t.steps)));
+  } else {
+    line("time a step", "not known: there is no such device here");
+  }
   line("a checkpoint", gigabytes(state));
   line("checkpoints kept", t.keep > 0 ? gigabytes(state * static_cast<double>(t.keep + 1)) +
                                             " at most, with one in the making"

@@ -4,12 +4,10 @@
 #include <vector>
 
 #include "core/activity.hpp"
-#include "core/transfer.hpp"
 #include "dist/device_communicator.hpp"
 #include "kernels/ops.hpp"
 #include "model/weights.hpp"
 #include "train/conditioning.hpp"
-#include "train/latents.hpp"
 #include "train/provenance.hpp"
 #include "train/replicas.hpp"
 #include "train/setup.hpp"
@@ -22,11 +20,39 @@ std::unique_ptr<Communicator> connect(Communicator& communicator, Device device)
   if (device == host_device) return nullptr;
   return std::make_unique<DeviceCommunicator>(communicator, device);
 }
+
+/// What a step sends back: its decision, then the losses of each microbatch.
+struct ResultLayout {
+  std::size_t a_microbatch, bytes;
+  ResultLayout(std::int64_t samples, int microbatches)
+      : a_microbatch(static_cast<std::size_t>(samples) * sizeof(float)),
+        bytes(losses(microbatches)) {}
+  std::size_t losses(int microbatch) const {
+    return static_cast<std::size_t>(ops::decision_bytes) +
+           a_microbatch * static_cast<std::size_t>(microbatch);
+  }
+};
+
+constexpr std::int64_t update_key = -1;  // passes have their rows of text, which are not negative
 }  // namespace
 
-Learner::Learner(const TrainConfig& config, Communicator& communicator)
+StepMode step_mode(const TrainConfig& config) {
+  if (config.train.device == "host") return {};
+  // A tree adds microbatches in an order that no recording of one of them holds.
+  const bool replays = config.train.graph && config.train.reduction == "fast";
+  return {.replays = replays, .text_buckets = 8, .behind = 1};
+}
+
+TextBuckets step_buckets(const CacheSet& caches, std::int64_t samples, int microbatches,
+                         const StepMode& mode) {
+  return text_buckets(caches, samples,
+                      microbatches > 1 ? (mode.text_buckets + 1) / 2 : mode.text_buckets);
+}
+
+Learner::Learner(const TrainConfig& config, Communicator& communicator, StepMode mode)
     : config_(config),
       communicator_(communicator),
+      mode_(mode),
       key_{static_cast<std::uint64_t>(config.train.seed)},
       microbatch_(microbatch_of(config, communicator.size())),
       exec_(device_of(config, communicator), static_cast<int>(config.train.threads)),
@@ -37,7 +63,15 @@ Learner::Learner(const TrainConfig& config, Communicator& communicator)
       schedule_(schedule_of(config.diffusion)),
       unet_(resolve_unet(config, caches_)),
       zero_(exec_, between_devices_ ? *between_devices_ : communicator, unet_.parameters(),
-            zero2_options(config)) {}
+            zero2_options(config)),
+      buckets_(step_buckets(caches_, microbatch_, microbatches(), mode)),
+      input_(exec_, microbatch_shape(caches_, microbatch_, config.data.pooled,
+                                     compute_dtype(config), buckets_)),
+      losses_(DType::f32, {microbatch_}, exec_.device()),
+      results_(exec_, ResultLayout(microbatch_, microbatches()).bytes, mode.behind + 1),
+      replays_(exec_, mode.replays) {
+  exec_.measure_choices(config.train.plan_cache);
+}
 
 void Learner::initialize_weights() {
   const ParameterTable& table = unet_.parameters();
@@ -55,6 +89,8 @@ void Learner::initialize_weights() {
 void Learner::continue_after(std::int64_t steps, std::int64_t updates) {
   steps_ = steps;
   updates_ = updates;
+  under_way_.clear();
+  zero_.continue_after(updates);
   LoaderSchedule schedule;
   schedule.global_batch = config_.train.batch;
   schedule.first_counter = static_cast<std::uint64_t>(steps) * config_.train.batch;
@@ -66,79 +102,126 @@ void Learner::continue_after(std::int64_t steps, std::int64_t updates) {
                                      static_cast<int>(config_.data.prefetch));
 }
 
-StepOutcome Learner::step(bool stop, StepDump* dump) {
+int Learner::microbatches() const {
+  return static_cast<int>(config_.train.batch / (microbatch_ * communicator_.size()));
+}
+
+void Learner::pass(std::int64_t rows, const Batch& batch, const Captions& captions,
+                   StepDump* dump) {
+  const ArenaScope scope(exec_.arena);
+  const PassInput input = input_.at(rows);
+  const PassResult result =
+      run_passes(exec_, unet_, zero_.weights(), zero_, input,
+                 {.prediction = schedule_.config().prediction,
+                  .key = key_,
+                  .grad_scale = 1.0f / static_cast<float>(config_.train.batch),
+                  .recompute = config_.train.recompute},
+                 losses_);
+  zero_.end_microbatch();
+  if (dump)
+    dump->add({batch, captions, result.latents, result.noised,
+               input.text.tokens.rows(0, captions.tokens()), input.pooled, losses_});
+}
+
+void Learner::run_microbatch(int index, UnderWay& step, StepDump* dump) {
+  activity::enter(activity::Section::data);
+  const Batch batch = loader_->next();
+  activity::enter(activity::Section::step);
+  const Captions captions = choose_captions(batch, key_, config_.train.caption_drop);
+  const NoisePlan noise = plan_noise(schedule_, key_, batch.samples, batch.epochs,
+                                     {.min_snr_gamma = config_.diffusion.min_snr_gamma});
+  std::int64_t rows[] = {buckets_.rows_for(captions.tokens())};
+  // A recording with collectives in it is played by all ranks or none.
+  if (mode_.replays) communicator_.all_reduce_max(rows);
+  input_.set(batch, captions, noise, rows[0]);
+
+  const auto body = [&] { pass(rows[0], batch, captions, dump); };
+  const bool first = index == 0;
+  if (dump)
+    body();
+  else if (!replays_.run(2 * rows[0] + (first ? 1 : 0), body))
+    zero_.skip_microbatch();
+  results_.take(step.slot, ResultLayout(microbatch_, microbatches()).losses(index), losses_);
+  step.weights.push_back(noise.weight);
+}
+
+void Learner::update_weights() {
   const auto& c = config_.train;
-  const int ranks = communicator_.size();
-  const int microbatches = static_cast<int>(c.batch / (microbatch_ * ranks));
-  const DType dtype = compute_dtype(config_);
+  // How many updates the steps under way have made is known on the device only.
+  std::vector<UpdateOptions> candidates;
+  for (std::int64_t made = updates_; made <= updates_ + std::ssize(under_way_); ++made)
+    candidates.push_back({.adamw = {.lr = learning_rate(c, steps_),
+                                    .beta1 = c.betas[0],
+                                    .beta2 = c.betas[1],
+                                    .eps = c.eps,
+                                    .weight_decay = c.weight_decay,
+                                    .step = made + 1},
+                          .ema_decay = static_cast<float>(ema_decay(c, made + 1)),
+                          .clip_norm = static_cast<float>(c.clip)});
+  zero_.plan_update(candidates);
+  if (!replays_.run(update_key, [&] { zero_.update(); })) zero_.update(Zero2::Update::played);
+}
+
+void Learner::start_step(bool stop, StepDump* dump) {
+  STRATA_CHECK(std::ssize(under_way_) <= mode_.behind, "{} steps are under way", under_way_.size());
   const double waited = loader_->wait_seconds();
-  // One slot a lane and one for the stop: each is written by one rank, so the sum is exact and its
-  // order below does not depend on the number of ranks.
-  std::vector<double> lanes(static_cast<std::size_t>(microbatches) * ranks + 1, 0.0);
-
   activity::at_step(steps_ + 1);
-  zero_.begin_step(microbatches);
-  for (int m = 0; m < microbatches; ++m) {
-    activity::enter(activity::Section::data);
-    const ArenaScope scope(exec_.arena);
-    const Batch batch = loader_->next();
-    activity::enter(activity::Section::step);
-    const Conditioning caption =
-        make_conditioning(exec_, batch, dtype, key_, c.caption_drop, config_.data.pooled);
-    const Tensor latents = draw_latents(exec_, key_, batch, batch.epochs);
-    const NoisedBatch noised =
-        add_noise_to(exec_, schedule_, key_, batch.samples, batch.epochs, latents,
-                     {.min_snr_gamma = config_.diffusion.min_snr_gamma, .dtype = dtype});
-
-    UNet::Saved saved{.recompute = c.recompute};
-    const Tensor prediction = unet_.forward(exec_, zero_.weights(), noised.sample, noised.timesteps,
-                                            caption.text, caption.pooled, &saved);
-
-    const Tensor loss = exec_.empty(DType::f32, {microbatch_});
-    const Tensor dprediction = exec_.empty(dtype, prediction.shape);
-    ops::mse_loss(exec_, loss, dprediction, prediction, noised.target, noised.weight,
-                  1.0f / static_cast<float>(c.batch));
-
-    unet_.backward(exec_, zero_.weights(), zero_, saved, dprediction);
-    zero_.end_microbatch();
-
-    double& lane = lanes[static_cast<std::size_t>(m) * ranks + communicator_.rank()];
-    const std::vector<float> weights = to_host(noised.weight), losses = to_host(loss);
-    for (std::int64_t b = 0; b < microbatch_; ++b) lane += double{weights[b]} * losses[b];
-    if (dump) dump->add(batch, latents, noised, caption, loss);
-  }
+  UnderWay step{
+      .step = ++steps_, .slot = static_cast<int>(steps_ % (mode_.behind + 1)), .stop = stop};
+  zero_.begin_step(microbatches());
+  for (int m = 0; m < microbatches(); ++m) run_microbatch(m, step, dump);
 
   activity::enter(activity::Section::verify);
   // Before the update: it gathers every weight anew, and what was wrong in this step would not
   // show.
-  if (c.verify_every > 0 && (steps_ + 1) % c.verify_every == 0)
-    check_replicas(communicator_, zero_.weights().flat(), fmt::format("step {}", steps_ + 1));
+  const std::int64_t every = config_.train.verify_every;
+  if (every > 0 && steps_ % every == 0)
+    check_replicas(communicator_, zero_.weights().flat(), fmt::format("step {}", steps_));
 
   activity::enter(activity::Section::update);
-  lanes.back() = stop ? 1 : 0;
+  update_weights();
+  results_.take(step.slot, 0, zero_.decision());
+  results_.close(step.slot);
+  step.data_s = loader_->wait_seconds() - waited;
+  under_way_.push_back(std::move(step));
+}
+
+StepOutcome Learner::finish(const UnderWay& step) {
+  (between_devices_ ? *between_devices_ : communicator_).await(results_.moment(step.slot));
+  const std::byte* result = results_.at(step.slot);
+  const int ranks = communicator_.size();
+  // One slot a lane and one for the stop: each is written by one rank, so the sum is exact and its
+  // order below does not depend on the number of ranks.
+  std::vector<double> lanes(step.weights.size() * static_cast<std::size_t>(ranks) + 1, 0.0);
+  for (std::size_t m = 0; m < step.weights.size(); ++m) {
+    double& lane = lanes[m * static_cast<std::size_t>(ranks) + communicator_.rank()];
+    const auto* losses = reinterpret_cast<const float*>(
+        result + ResultLayout(microbatch_, microbatches()).losses(static_cast<int>(m)));
+    for (std::int64_t b = 0; b < microbatch_; ++b) lane += double{step.weights[m][b]} * losses[b];
+  }
+  lanes.back() = step.stop ? 1 : 0;
   communicator_.all_reduce_sum(lanes);
   const double sum = std::accumulate(lanes.begin(), lanes.end() - 1, 0.0);
 
-  ++steps_;
-  UpdateOptions update;
-  update.adamw.lr = learning_rate(c, steps_);
-  update.adamw.beta1 = c.betas[0];
-  update.adamw.beta2 = c.betas[1];
-  update.adamw.eps = c.eps;
-  update.adamw.weight_decay = c.weight_decay;
-  update.adamw.step = updates_ + 1;
-  update.ema_decay = static_cast<float>(ema_decay(c, updates_ + 1));
-  update.clip_norm = static_cast<float>(c.clip);
-  update.before_change = before_change_;
-  const StepStats stats = zero_.update(update);
+  const StepStats stats = zero_.stats_of(ops::read_decision(result));
   if (stats.applied) ++updates_;
-
-  return {.loss = sum / static_cast<double>(c.batch),
+  return {.step = step.step,
+          .loss = sum / static_cast<double>(config_.train.batch),
           .grad_norm = stats.grad_norm,
           .applied = stats.applied,
           .stop = lanes.back() > 0,
-          .data_s = loader_->wait_seconds() - waited,
+          .data_s = step.data_s,
           .comm_s = stats.wait_seconds};
+}
+
+std::vector<StepOutcome> Learner::finished_steps(bool all) {
+  std::vector<StepOutcome> outcomes;
+  while (std::ssize(under_way_) > (all ? 0 : mode_.behind)) {
+    outcomes.push_back(finish(under_way_.front()));
+    under_way_.pop_front();
+    all = all || outcomes.back().stop;
+  }
+  return outcomes;
 }
 
 }  // namespace strata

@@ -64,9 +64,11 @@ class Run {
     return [this](const CheckpointInfo& info) { check_same_run(info, config_, learner_); };
   }
   void open_records();
-  void after_step(StepOutcome& outcome, double step_s);
+  /// False where the run went back to a checkpoint.
+  bool after_step(StepOutcome& outcome, double step_s);
+  bool is_due(std::int64_t step) const;
   bool check_numerics(const StepOutcome& outcome);
-  void go_back(const std::string& why);
+  void go_back(std::int64_t from, const std::string& why);
   void record(const StepOutcome& outcome, double step_s);
   void write_dump(const StepDump& dump, const StepOutcome& outcome) const;
   bool validation_is_due() const;
@@ -180,29 +182,30 @@ void Run::open_records() {
 bool Run::check_numerics(const StepOutcome& outcome) {
   if (outcome.applied) {
     skipped_ = 0;
-    if (step() == went_back_from_)
+    if (outcome.step == went_back_from_)
       say(fmt::format(
-          "step {}: finite this time, with the same data and noise: suspect the hardware", step()));
+          "step {}: finite this time, with the same data and noise: suspect the hardware",
+          outcome.step));
     return true;
   }
   ++skipped_;
-  const auto first = samples() - config_.train.batch;
+  const auto end = outcome.step * config_.train.batch;
   const auto text =
       fmt::format("step {}: the gradient is not finite (loss {}): update skipped, samples {}..{}",
-                  step(), outcome.loss, first, samples() - 1);
+                  outcome.step, outcome.loss, end - config_.train.batch, end - 1);
   if (is_first_rank()) log::warn("{}", text);
   log_->append(utc_now() + " " + text);
   if (skipped_ <= most_skipped_in_a_row) return true;
-  go_back(fmt::format("{}; {} steps in a row", text, skipped_));
+  go_back(outcome.step, fmt::format("{}; {} steps in a row", text, skipped_));
   return false;
 }
 
 /// Steps repeat to the bit, so what repeats is the data's or the model's fault, and what does not
 /// is the machine's.
-void Run::go_back(const std::string& why) {
-  if (step() <= went_back_from_)
+void Run::go_back(std::int64_t from, const std::string& why) {
+  if (from <= went_back_from_)
     fail(Exit::numerics, "{}, as before from the last checkpoint on: data or model", why);
-  went_back_from_ = step();
+  went_back_from_ = from;
   activity::enter(Section::load);
   end_save();
   const auto info = load_latest_checkpoint(communicator_, folder_.checkpoints(),
@@ -220,14 +223,14 @@ void Run::record(const StepOutcome& outcome, double step_s) {
   communicator_.all_reduce_max(most);
   if (!metrics_) return;
   StepRecord r;
-  r.step = step();
-  r.samples = samples();
-  r.epoch = (samples() - 1) / learner_.caches().size();
+  r.step = outcome.step;
+  r.samples = outcome.step * config_.train.batch;
+  r.epoch = (r.samples - 1) / learner_.caches().size();
   r.loss = outcome.loss;
-  r.lr = learning_rate(config_.train, step());
+  r.lr = learning_rate(config_.train, outcome.step);
   r.grad_norm = outcome.grad_norm;
   r.images_per_s =
-      static_cast<double>((step() - recorded_step_) * config_.train.batch) / trained_s_;
+      static_cast<double>((outcome.step - recorded_step_) * config_.train.batch) / trained_s_;
   r.images_per_s_per_rank = r.images_per_s / communicator_.size();
   r.mfu = r.images_per_s * flops_an_image_ / matmul_rate_;
   r.step_s = static_cast<double>(most[0]) * 1e-6;
@@ -398,18 +401,26 @@ void Run::save_and_wait() {
   if (is_first_rank()) restarts_.forget();
 }
 
-void Run::after_step(StepOutcome& outcome, double step_s) {
+/// Whether the weights are looked at after this step, which must be done by then.
+bool Run::is_due(std::int64_t step) const {
+  const auto& c = config_.train;
+  const auto at = [&](std::int64_t every) { return every > 0 && step % every == 0; };
+  return step == c.steps || at(c.checkpoint_every) || (preview_ && at(config_.samples.every)) ||
+         validation_is_due();
+}
+
+bool Run::after_step(StepOutcome& outcome, double step_s) {
   const auto& c = config_.train;
   if (lock_) lock_->confirm();
   look_after_save();
-  if (!check_numerics(outcome)) return;
-  trained_s_ += step_s;
-  if (step() % c.log_every == 0 || step() == 1 || step() == c.steps || outcome.stop) {
+  if (!check_numerics(outcome)) return false;
+  const bool last = outcome.step == c.steps;
+  if (outcome.step % c.log_every == 0 || outcome.step == 1 || last || outcome.stop) {
     record(outcome, step_s);
-    recorded_step_ = step();
+    recorded_step_ = outcome.step;
     trained_s_ = 0;
   }
-  const bool last = step() == c.steps;
+  if (outcome.step != step()) return true;  // the next one is under way
   if (validation_is_due() && !validate_now()) outcome.stop = true;
   if (preview_ && step() % config_.samples.every == 0) preview_now();
   // Not among skipped steps: what made them may be in the state that would be saved.
@@ -418,6 +429,7 @@ void Run::after_step(StepOutcome& outcome, double step_s) {
     save_and_wait();
   else if (due)
     save();
+  return true;
 }
 
 TrainResult Run::train() {
@@ -461,13 +473,20 @@ TrainResult Run::train_to_the_end() {
     const bool dumping = step() < options_.dump_steps;
     StepDump dump;
     const auto start = Clock::now();
-    StepOutcome outcome = learner_.step(signals_.requested(), dumping ? &dump : nullptr);
-    const double step_s = seconds_since(start);
-    if (dumping) write_dump(dump, outcome);
-    after_step(outcome, step_s);
-    progress.update(step(), fmt::format("loss {:.4f} | {:.2f} images/s", outcome.loss,
+    learner_.start_step(signals_.requested(), dumping ? &dump : nullptr);
+    auto outcomes = learner_.finished_steps(dumping || is_due(step()));
+    // Of two steps that come to their end here each took a half.
+    const double step_s =
+        seconds_since(start) / static_cast<double>(std::max<std::size_t>(1, outcomes.size()));
+    if (outcomes.empty()) trained_s_ += step_s;
+    if (dumping) write_dump(dump, outcomes.back());
+    for (StepOutcome& outcome : outcomes) {
+      trained_s_ += step_s;
+      if (!after_step(outcome, step_s)) break;
+      result = {step(), outcome.loss, outcome.stop && step() < config_.train.steps};
+    }
+    progress.update(step(), fmt::format("loss {:.4f} | {:.2f} images/s", result.loss,
                                         static_cast<double>(config_.train.batch) / step_s));
-    result = {step(), outcome.loss, outcome.stop && step() < config_.train.steps};
   }
   activity::enter(Section::end);
   progress.finish(fmt::format("loss {:.4f}", result.loss));

@@ -37,8 +37,7 @@ void measure(Exec& exec, const UNet& unet, const Weights& weights, const NoiseSc
   const Tensor latents = draw_latents(exec, validation_key, batch, epochs);
   const auto noised = add_noise_to(exec, schedule, validation_key, batch.samples, epochs, latents,
                                    {.dtype = dtype, .timesteps = timesteps});
-  const auto conditioning =
-      make_conditioning(exec, batch, dtype, validation_key, 0, options.pooled);
+  const auto conditioning = make_conditioning(exec, batch, dtype, options.pooled);
   const Tensor prediction = unet.forward(exec, weights, noised.sample, noised.timesteps,
                                          conditioning.text, conditioning.pooled, nullptr);
   const Tensor loss = exec.empty(DType::f32, {size});

@@ -142,6 +142,41 @@ TEST_P(Attention, Backward) {
   }
 }
 
+/// As captions come in a training step: their lengths where only the device reads them, rows behind
+/// the last of them, and more keys announced than any has.
+TEST_P(Attention, LengthsAndRowsOfNobody) {
+  for (const auto& c : attention_cases) {
+    if (c.causal || c.k.back() == 0) continue;
+    SCOPED_TRACE(fmt::format("{} queries {} keys width {}", c.q.back(), c.k.back(), c.width));
+    const std::int64_t rows = c.k.back() + 19;
+    const Shape q_shape{c.q.back(), c.heads, c.width}, k_shape{rows, c.key_heads, c.width};
+    const Tensor q = random(q_shape), k = random(k_shape), v = random(k_shape);
+    const Tensor dout = random(q_shape), o = blank(q_shape), dq = blank(q_shape);
+    const Tensor dk = blank(k_shape), dv = blank(k_shape);
+    const Tensor lse = blank(DType::f32, {c.q.back(), c.heads});
+    const Tensor k_offsets = visible(counts(c.k));
+    const ops::AttentionParams p{.scale = static_cast<float>(1 / std::sqrt(c.width)),
+                                 .longest_keys = 512};
+    run({o, dq, dk, dv}, [&](Exec& exec) {
+      ops::attention(exec, o, lse, q, k, v, offsets(c.q), k_offsets, p);
+      ops::attention_backward(exec, dq, dk, dv, dout, q, k, v, o, lse, offsets(c.q), k_offsets, p);
+    });
+    const Tensor own_k = k.rows(0, c.k.back()), own_v = v.rows(0, c.k.back());
+    const auto forward = reference::attention(values(q), values(own_k), values(own_v), c.q, c.k, p);
+    expect_close("o", o, forward.o, {type(), longest(c)}, of_rounding(forward.o_noise));
+    const auto want = reference::attention_backward(values(dout), values(q), values(own_k),
+                                                    values(own_v), c.q, c.k, p);
+    expect_close("dq", dq, want.dq, {type(), longest(c)},
+                 both(want.dq_noise, of_rounding(want.dq_rounding)));
+    expect_close("dk", dk.rows(0, c.k.back()), want.dk, {type(), longest(c)},
+                 both(want.dk_noise, of_rounding(want.dk_rounding)));
+    expect_close("dv", dv.rows(0, c.k.back()), want.dv, {type(), longest(c)},
+                 of_rounding(want.dv_rounding));
+    for (const Tensor& gradient : {dk, dv})
+      for (const double value : values(gradient.rows(c.k.back(), rows)).data) ASSERT_EQ(value, 0.0);
+  }
+}
+
 TEST_P(Attention, LargeScoresDoNotOverflow) {
   const Tensor q = random({40, 1, 64}, 30), k = random({50, 1, 64}, 30), v = random({50, 1, 64});
   const Tensor o = blank({40, 1, 64});

@@ -3,10 +3,15 @@
 
 #include <gtest/gtest.h>
 
+#include <filesystem>
+#include <fstream>
+
 #include "core/collectives.hpp"
 #include "kernels/backend.hpp"
 #include "kernels/cuda/attention_route.hpp"
 #include "kernels/cuda/matmul.hpp"
+#include "kernels/cuda/plan_cache.hpp"
+#include "kernels/cuda/sequences.hpp"
 
 namespace strata::cuda {
 namespace {
@@ -59,6 +64,13 @@ TEST(Matmul, EverythingElseTellsAlgorithmsApart) {
   EXPECT_NE(key(plain, 0x100, 0x100, 0x100, 0x200), key(plain, 0x100, 0x100, 0x100, 0x204));
 }
 
+TEST(Matmul, SumsOnTheWayAreAnotherKernel) {
+  Product gradient{.m = 320, .n = 1024, .k = 4096, .a_transposed = true, .accumulate = true};
+  const MatmulKey plain = key(gradient, 0x100, 0x100, 0x100, 0x200);
+  gradient.sums_a = true;
+  EXPECT_NE(plain, key(gradient, 0x100, 0x100, 0x100, 0x200));
+}
+
 TEST(Matmul, FixedRowsIgnoreTheirNumber) {
   const auto rows = [](std::int64_t m) {
     return key({.m = m, .n = 4096, .k = 4096, .b_transposed = true, .fixed_rows = 4096});
@@ -87,7 +99,7 @@ using Offsets = std::vector<std::int64_t>;
 
 class Route : public testing::Test {
  protected:
-  std::optional<AttentionRoute> route(const Offsets& q_at, const Offsets& k_at,
+  std::optional<AttentionShape> route(const Offsets& q_at, const Offsets& k_at,
                                       bool backward = false, int capability = 90) const {
     std::byte* somewhere = reinterpret_cast<std::byte*>(0x1000);
     const Tensor q{somewhere, dtype, {DeviceKind::cuda, 0}, {q_at.back(), heads, width}};
@@ -104,25 +116,121 @@ class Route : public testing::Test {
 TEST_F(Route, EqualSequencesNeedNoCounts) {
   const auto r = route({0, 1024, 2048}, {0, 1024, 2048});
   ASSERT_TRUE(r);
-  EXPECT_FALSE(r->shape.ragged);
-  EXPECT_EQ(r->shape.queries, 1024);
-  EXPECT_TRUE(r->counts.offsets.empty());
+  EXPECT_FALSE(r->ragged);
+  EXPECT_EQ(r->queries, 1024);
   EXPECT_TRUE(route({0, 1024, 2048}, {0, 1024, 2048}, true, 80));
 }
 
-TEST_F(Route, RaggedTextIsCountedInElements) {
-  key_heads = 1;
+TEST_F(Route, RaggedTextHasBucketsOfLengths) {
   const auto r = route({0, 256, 512, 768}, {0, 77, 77, 80});
   ASSERT_TRUE(r);
-  EXPECT_TRUE(r->shape.ragged);
-  EXPECT_EQ(r->shape.queries, 256);
-  EXPECT_EQ(r->shape.keys, 128);  // 77 in buckets of 64
-  EXPECT_EQ(r->counts.lengths, (std::vector<std::int32_t>{256, 256, 256, 77, 0, 3}));
-  EXPECT_EQ(r->counts.offsets, (Offsets{0, 256 * 320, 512 * 320, 768 * 320, 0, 77 * 64, 77 * 64,
-                                        80 * 64, 0, 256 * 5, 512 * 5, 768 * 5}));
-  EXPECT_EQ(r->keyless, std::vector<int>{1});
+  EXPECT_TRUE(r->ragged);
+  EXPECT_EQ(r->queries, 256);
+  EXPECT_EQ(r->keys, 128);  // 77 in buckets of 64
   EXPECT_TRUE(route({0, 256, 512, 768}, {0, 77, 77, 80}, true, 90));
   EXPECT_FALSE(route({0, 256, 512, 768}, {0, 77, 77, 80}, true, 80));
+}
+
+TEST_F(Route, LengthsOnTheDeviceAreBoundedByTheLongest) {
+  p.longest_keys = 77;
+  const Offsets queries{0, 256, 512};
+  std::byte* somewhere = reinterpret_cast<std::byte*>(0x1000);
+  const Device device{DeviceKind::cuda, 0};
+  const Tensor q{somewhere, dtype, device, {512, heads, width}};
+  const Tensor k{somewhere, dtype, device, {160, heads, width}};
+  const Tensor counts{somewhere, DType::i64, device, {3}};
+  const auto r = route_attention(q, k, view_of(queries.data(), {3}), counts, p, false, true, 90);
+  ASSERT_TRUE(r);
+  EXPECT_TRUE(r->ragged);
+  EXPECT_EQ(r->batch, 2);
+  EXPECT_EQ(r->queries, 256);
+  EXPECT_EQ(r->keys, 128);
+}
+
+TEST(Sequences, AreCountedInElements) {
+  const AttentionShape shape{.batch = 3, .heads = 5, .key_heads = 1, .width = 64};
+  const Offsets k_at{0, 77, 77, 80}, q_at{0, 256, 512, 768};
+  for (const Sequences& queries : {Sequences{nullptr, 256}, Sequences{q_at.data()}}) {
+    std::vector<std::int32_t> q_lengths(3), k_lengths(3);
+    Offsets q_offsets(4), k_offsets(4), lse_offsets(4);
+    const RaggedCounts to{q_lengths.data(), k_lengths.data(), q_offsets.data(), k_offsets.data(),
+                          lse_offsets.data()};
+    for (std::int64_t b = 0; b <= 3; ++b) count_sequence(to, shape, queries, {k_at.data()}, b);
+    EXPECT_EQ(q_lengths, (std::vector<std::int32_t>{256, 256, 256}));
+    EXPECT_EQ(k_lengths, (std::vector<std::int32_t>{77, 0, 3}));
+    EXPECT_EQ(q_offsets, (Offsets{0, 256 * 320, 512 * 320, 768 * 320}));
+    EXPECT_EQ(k_offsets, (Offsets{0, 77 * 64, 77 * 64, 80 * 64}));
+    EXPECT_EQ(lse_offsets, (Offsets{0, 256 * 5, 512 * 5, 768 * 5}));
+  }
+}
+
+class Plans : public testing::Test {
+ protected:
+  void SetUp() override {
+    std::string pattern = testing::TempDir() + "plans-XXXXXX";
+    ASSERT_NE(mkdtemp(pattern.data()), nullptr);
+    dir_ = pattern;
+  }
+  void TearDown() override { std::filesystem::remove_all(dir_); }
+  PlanCache cache(const std::string& device = "NVIDIA H100 80GB/HBM3") const {
+    return {dir_, device, 91900};
+  }
+  std::string dir_;
+  const std::vector<std::int64_t> words_{0, 1, 64, 32, 32, 320, 320, 3, 3, 1, 1, 1, 1};
+  const EngineChoice choice_{17, {{4, 1}, {28, -3}}};
+};
+
+TEST_F(Plans, AreFoundByAnotherProcessOfTheSameDeviceOnly) {
+  EXPECT_FALSE(cache().find(words_));
+  EXPECT_EQ(cache().add(words_, choice_), choice_);
+  EXPECT_EQ(cache().find(words_), choice_);
+  EXPECT_FALSE(cache("A100").find(words_));
+  auto other = words_;
+  other[2] = 63;
+  EXPECT_FALSE(cache().find(other));
+  EXPECT_FALSE(PlanCache(dir_, "NVIDIA H100 80GB/HBM3", 91901).find(words_));
+}
+
+TEST_F(Plans, TheFirstThatIsPublishedHolds) {
+  auto first = cache(), second = cache();
+  const EngineChoice slower{3, {}};
+  EXPECT_EQ(first.add(words_, choice_), choice_);
+  EXPECT_EQ(second.add(words_, slower), choice_);
+  EXPECT_EQ(second.find(words_), choice_);
+}
+
+TEST_F(Plans, EveryDamagedByteIsSeenAndTheChoiceIsMadeAnew) {
+  cache().add(words_, choice_);
+  const std::string path = cache().path_of(words_);
+  std::ifstream file(path);
+  const std::string whole{std::istreambuf_iterator<char>(file), {}};
+  for (std::size_t i = 0; i <= whole.size(); ++i) {
+    std::string damaged = whole.substr(0, i);  // cut off, then with one byte that differs
+    for (const bool cut : {true, false}) {
+      if (!cut && i == whole.size()) continue;
+      if (!cut) (damaged = whole)[i] ^= 4;
+      if (damaged == whole) continue;
+      std::ofstream(path, std::ios::binary) << damaged;
+      ASSERT_FALSE(cache().find(words_)) << (cut ? "cut at " : "flipped at ") << i;
+    }
+  }
+  EXPECT_EQ(cache().add(words_, choice_), choice_);
+  EXPECT_EQ(cache().find(words_), choice_);
+}
+
+TEST_F(Plans, WhereNothingCanBeWrittenTheyHoldInMemory) {
+  std::ofstream(dir_ + "/file") << "in the way";
+  PlanCache nowhere(dir_ + "/file", "H100", 91900);
+  EXPECT_EQ(nowhere.add(words_, choice_), choice_);
+  EXPECT_EQ(nowhere.find(words_), choice_);
+}
+
+TEST(PlanFolder, IsTheUsersCache) {
+  ::setenv("XDG_CACHE_HOME", "/somewhere", 1);
+  EXPECT_EQ(default_plan_folder(), "/somewhere/strata/cudnn");
+  ::unsetenv("XDG_CACHE_HOME");
+  ::setenv("HOME", "/home/somebody", 1);
+  EXPECT_EQ(default_plan_folder(), "/home/somebody/.cache/strata/cudnn");
 }
 
 TEST_F(Route, OurOwnKernelsDoTheRest) {

@@ -103,10 +103,28 @@ class OpTest : public testing::TestWithParam<Target> {
   /// Memory full of NaN: an element that an op forgets is found.
   Tensor blank(DType dtype, Shape shape) { return upload(dtype, Array(shape, std::nan(""))); }
   Tensor blank(Shape shape) { return blank(type(), shape); }
-  Tensor offsets(const Offsets& values) {
-    kept_.emplace_back(DType::i64, Shape{static_cast<std::int64_t>(values.size())});
-    const Tensor t = kept_.back();
-    std::copy(values.begin(), values.end(), t.as<std::int64_t>());
+  static Buffer counts(const Offsets& values) {
+    Buffer buffer(DType::i64, Shape{static_cast<std::int64_t>(values.size())});
+    std::copy(values.begin(), values.end(), buffer.as<std::int64_t>());
+    return buffer;
+  }
+  Tensor offsets(const Offsets& values) { return kept_.emplace_back(counts(values)); }
+  /// Memory of the tested device that the test itself reads and writes.
+  Tensor allocate(DType dtype, Shape shape) {
+    const Device device = GetParam().device;
+    if (device == host_device) {
+      kept_.emplace_back(dtype, shape);
+      return kept_.back();
+    }
+    Tensor t{nullptr, dtype, device, shape};
+    t.data = static_cast<std::byte*>(cuda::allocate_visible(device, t.bytes()));
+    visible_.push_back(t);
+    return t;
+  }
+  /// A host buffer where the tested device sees it.
+  Tensor visible(const Buffer& from) {
+    const Tensor t = allocate(from.tensor().dtype, from.tensor().shape);
+    std::copy_n(from.tensor().data, t.bytes(), t.data);
     return t;
   }
   Tensor integers(const std::vector<std::int64_t>& values) { return offsets(values); }
@@ -173,18 +191,6 @@ class OpTest : public testing::TestWithParam<Target> {
   }
 
  private:
-  /// Memory of the tested device that the test itself reads and writes.
-  Tensor allocate(DType dtype, Shape shape) {
-    const Device device = GetParam().device;
-    if (device == host_device) {
-      kept_.emplace_back(dtype, shape);
-      return kept_.back();
-    }
-    Tensor t{nullptr, dtype, device, shape};
-    t.data = static_cast<std::byte*>(cuda::allocate_visible(device, t.bytes()));
-    visible_.push_back(t);
-    return t;
-  }
   static std::string bytes(const Tensor& t) {
     return {reinterpret_cast<const char*>(t.data), t.bytes()};
   }

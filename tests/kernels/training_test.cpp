@@ -116,8 +116,9 @@ TEST_P(Training, AdamW) {
   const Tensor v = upload(DType::f32, squares);
   const Array w0 = values(master), m0 = values(m), v0 = values(v), e0 = values(ema);
   const ops::AdamWParams p{.lr = 1e-3, .step = 7, .grad_scale = 0.5f};
+  const Tensor decision = visible(ops::decision_of({.adamw = p, .ema_decay = 0.99f}));
   run({master, m, v, ema, param},
-      [&](Exec& exec) { ops::adamw(exec, param, master, m, v, grad, ema, 0.99f, p); });
+      [&](Exec& exec) { ops::adamw(exec, param, master, m, v, grad, ema, decision); });
   Array w1({n}), m1({n}), v1({n}), e1({n});
   for (std::int64_t i = 0; i < n; ++i) {
     const double g = values(grad)[i] * 0.5;
@@ -139,26 +140,103 @@ TEST_P(Training, GradientStats) {
   const Tensor grad = random(DType::f32, {50001});
   double want = 0;
   for (const double value : values(grad).data) want += value * value;
+  struct Stats {
+    std::vector<double> squares;
+    double non_finite;
+  };
+  const auto stats_of = [&](Exec& exec, Tensor of, std::int64_t section) {
+    const Tensor squares = allocate(DType::f64, {(of.numel() + section - 1) / section});
+    const Tensor non_finite = allocate(DType::f64, {1});
+    *non_finite.as<double>() = 0;
+    ops::gradient_stats(exec, squares, non_finite, of, section);
+    exec.synchronize();
+    return Stats{{squares.as<double>(), squares.as<double>() + squares.numel()},
+                 *non_finite.as<double>()};
+  };
   for (const int threads : {1, 2}) {
     Exec exec(GetParam().device, threads);
-    const auto whole = ops::gradient_stats(exec, grad, grad.numel());
-    ASSERT_EQ(whole.size(), 1u);
-    EXPECT_NEAR(whole[0].sum_of_squares, want, 1e-11 * want);
-    EXPECT_EQ(whole[0].non_finite, 0);
-    const auto parts = ops::gradient_stats(exec, grad, 20000);
-    ASSERT_EQ(parts.size(), 3u);
-    double sum = 0;
-    for (const auto& part : parts) sum += part.sum_of_squares;
-    EXPECT_NEAR(sum, want, 1e-11 * want);
-    const auto last = ops::gradient_stats(exec, grad.rows(40000, 50001), 20000);
-    EXPECT_EQ(parts[2].sum_of_squares, last[0].sum_of_squares);
+    const Stats whole = stats_of(exec, grad, grad.numel());
+    ASSERT_EQ(whole.squares.size(), 1u);
+    EXPECT_NEAR(whole.squares[0], want, 1e-11 * want);
+    EXPECT_EQ(whole.non_finite, 0);
+    const Stats parts = stats_of(exec, grad, 20000);
+    ASSERT_EQ(parts.squares.size(), 3u);
+    EXPECT_NEAR(parts.squares[0] + parts.squares[1] + parts.squares[2], want, 1e-11 * want);
+    const Stats last = stats_of(exec, grad.rows(40000, 50001), 20000);
+    EXPECT_EQ(parts.squares[2], last.squares[0]);
   }
   grad.as<float>()[17] = NAN;
   grad.as<float>()[50000] = INFINITY;
   Exec exec(GetParam().device, 1);
-  const auto bad = ops::gradient_stats(exec, grad, 25000);
-  EXPECT_EQ(bad[0].non_finite + bad[1].non_finite + bad[2].non_finite, 2);
-  EXPECT_EQ(bad[0].non_finite, 1);
+  EXPECT_EQ(stats_of(exec, grad, 25000).non_finite, 2);
+  EXPECT_EQ(stats_of(exec, grad.rows(0, 25000), 25000).non_finite, 1);
+}
+
+/// What decide_update makes of a gradient with sums of squares 9 and 16.
+class Decision : public OpTest {
+ protected:
+  ops::UpdateOutcome decide(std::int64_t updates, double bad, float clip = 0) {
+    decision_ = visible(ops::decision_of({.adamw = {.lr = 0, .step = updates}}));
+    std::vector<ops::UpdateParams> candidates;
+    for (const std::int64_t step : {8, 9})
+      candidates.push_back({.adamw = {.lr = 1e-3, .step = step, .grad_scale = 0.5f},
+                            .ema_decay = static_cast<float>(step),
+                            .clip_norm = clip});
+    const Tensor from = allocate(DType::u8, {ops::candidates_bytes});
+    const Buffer on_host(DType::u8, {ops::candidates_bytes});
+    ops::write_candidates(on_host, candidates);
+    std::memcpy(from.data, on_host.tensor().data, from.bytes());
+    const Tensor squares = allocate(DType::f64, {2}), non_finite = allocate(DType::f64, {1});
+    squares.as<double>()[0] = 9;
+    squares.as<double>()[1] = 16;
+    *non_finite.as<double>() = bad;
+    Exec exec(GetParam().device, 1);
+    ops::decide_update(exec, decision_, from, squares, non_finite);
+    exec.synchronize();
+    return ops::read_decision(decision_.data);
+  }
+  /// The master weight 1 after an update as decided by a gradient of 0.8, m = v = 0.
+  float updated(float* average = nullptr) {
+    const auto one = [&](double value) { return upload(DType::f32, Array({1}, value)); };
+    const Tensor master = one(1), ema = one(1), param = blank({1});
+    Exec exec(GetParam().device, 1);
+    ops::adamw(exec, param, master, one(0), one(0), one(0.8), ema, decision_);
+    exec.synchronize();
+    if (average) *average = *ema.as<float>();
+    return *master.as<float>();
+  }
+  Tensor decision_;
+};
+STRATA_INSTANTIATE(Decision);
+
+TEST_P(Decision, TakesTheCandidateOfTheUpdatesMade) {
+  EXPECT_EQ(decide(7, 0).updates, 8);
+  EXPECT_EQ(decide(7, 0).grad_norm, 2.5);
+  float average = 0;
+  const float eighth = updated(&average);
+  EXPECT_FLOAT_EQ(average, 8 + (1 - 8) * eighth);  // its moving average decays by 8
+  EXPECT_EQ(decide(8, 0).updates, 9);
+  const float ninth = updated(&average);
+  EXPECT_FLOAT_EQ(average, 9 + (1 - 9) * ninth);
+  EXPECT_NE(eighth, ninth);
+  EXPECT_EQ(decide(3, 0).updates, 8);  // counted elsewhere: the first one
+}
+
+TEST_P(Decision, AGradientThatIsNotFiniteChangesNothing) {
+  const ops::UpdateOutcome outcome = decide(7, 3);
+  EXPECT_FALSE(outcome.applied);
+  EXPECT_EQ(outcome.updates, 7);
+  EXPECT_EQ(outcome.non_finite, 3);
+  EXPECT_EQ(updated(), 1.0f);
+}
+
+TEST_P(Decision, AnUpdateOfAnyScaleIsClippedToTheNorm) {
+  decide(7, 0);
+  const float plain = updated();
+  EXPECT_EQ(decide(7, 0, 2.5f).grad_norm, 2.5);
+  EXPECT_EQ(updated(), plain);  // a norm that is not above it
+  EXPECT_EQ(decide(7, 0, 1e-9f).grad_norm, 2.5);
+  EXPECT_GT(updated(), plain);  // so small a gradient is no longer large beside eps
 }
 
 }  // namespace

@@ -37,3 +37,9 @@ target_compile_options(strata_cuda INTERFACE "$<$<COMPILE_LANGUAGE:CUDA>:${_cuda
 target_compile_definitions(strata_cuda INTERFACE $<$<COMPILE_LANGUAGE:CUDA>:FMT_USE_CONSTEXPR=1>)
 target_link_libraries(strata_cuda INTERFACE CUDA::cudart CUDA::cublasLt CUDA::nvrtc CUDNN::cudnn
                                             NCCL::nccl)
+
+# A program that tools/gpu-check takes along: it and its libraries find theirs in lib/ beside it.
+function(strata_bundled target)
+  set_target_properties(${target} PROPERTIES BUILD_RPATH "$ORIGIN/lib")
+  target_link_options(${target} PRIVATE LINKER:--disable-new-dtags)
+endfunction()

@@ -23,11 +23,13 @@ int train(const Arguments& arguments, Communicator& communicator) {
       "auto: from the newest checkpoint of the run folder, if any; never; or a checkpoint folder")(
       "overwrite", toggle(), "with --resume never: remove what an earlier run left")(
       "dry-run", toggle(), "say what the run would need, and stop")(
+      "no-graph", toggle(), "train.graph = false: on a GPU call every op, play no CUDA graph")(
       "dump-steps", po::value<std::int64_t>()->default_value(0),
       "write the inputs of the first N steps to dump/");
   if (!options.parse(arguments)) return 0;
-  const auto overrides = options.has("set") ? options.get<std::vector<std::string>>("set")
-                                            : std::vector<std::string>{};
+  auto overrides = options.has("set") ? options.get<std::vector<std::string>>("set")
+                                      : std::vector<std::string>{};
+  if (options.flag("no-graph")) overrides.emplace_back("train.graph=false");
   const TrainConfig config = load_train_config(options.text("config"), overrides);
 
   TrainOptions how;

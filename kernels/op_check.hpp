@@ -1,0 +1,79 @@
+#pragma once
+// What the public edge of the ops shares.
+
+#include "kernels/ops.hpp"
+
+namespace strata::ops {
+
+/// Collects what an op demands of its arguments; a broken demand is Error(70) naming op and tensor.
+class Check {
+ public:
+  Check(Exec& exec, const char* op) : device_(exec.device()), op_(op) {}
+
+  /// Present, on the device, of this dtype and shape.
+  const Check& is(const char* name, const Tensor& t, DType dtype, const Shape& shape) const {
+    present(name, t);
+    if (t.dtype != dtype || !(t.shape == shape))
+      wrong(name, t, fmt::format("{} {}", to_string(shape), name_of(dtype)));
+    return *this;
+  }
+  const Check& optional(const char* name, const Tensor& t, DType dtype, const Shape& shape) const {
+    return t ? is(name, t, dtype, shape) : *this;
+  }
+  /// Of this dtype, with `rows` rows of `width` whatever the leading axes.
+  const Check& matrix(const char* name, const Tensor& t, DType dtype, std::int64_t rows,
+                      std::int64_t width) const {
+    present(name, t);
+    if (t.dtype != dtype || t.shape.rank() < 1 || t.shape[-1] != width || t.numel() != rows * width)
+      wrong(name, t, fmt::format("({} x {}) {}", rows, width, name_of(dtype)));
+    return *this;
+  }
+  /// An activation: f32 or bf16, of at least this rank.
+  const Check& activation(const char* name, const Tensor& t, int rank = 1) const {
+    floating(name, t);
+    if (t.shape.rank() < rank) wrong(name, t, fmt::format("rank >= {}", rank));
+    return *this;
+  }
+  const Check& rank(const char* name, const Tensor& t, int rank) const {
+    present(name, t);
+    if (t.shape.rank() != rank) wrong(name, t, fmt::format("rank {}", rank));
+    return *this;
+  }
+  const Check& floating(const char* name, const Tensor& t) const {
+    present(name, t);
+    if (t.dtype != DType::f32 && t.dtype != DType::bf16) wrong(name, t, "f32 or bf16");
+    return *this;
+  }
+  const Check& elements(const char* name, const Tensor& t, std::int64_t count) const {
+    present(name, t);
+    if (t.numel() != count) wrong(name, t, fmt::format("{} elements", count));
+    return *this;
+  }
+  /// Present, on the host whatever the device, i64 of this shape.
+  const Check& counts(const char* name, const Tensor& t, const Shape& shape) const {
+    if (!t || !(t.device == host_device) || t.dtype != DType::i64 || !(t.shape == shape))
+      fail(Exit::internal, "{}: {} must be {} i64 on the host", op_, name, to_string(shape));
+    return *this;
+  }
+  template <class... Args>
+  const Check& that(bool condition, fmt::format_string<Args...> text, Args&&... args) const {
+    if (!condition)
+      fail(Exit::internal, "{}: {}", op_, fmt::format(text, std::forward<Args>(args)...));
+    return *this;
+  }
+
+ private:
+  void present(const char* name, const Tensor& t) const {
+    if (!t) fail(Exit::internal, "{}: {} is absent", op_, name);
+    if (!(t.device == device_)) fail(Exit::internal, "{}: {} is on another device", op_, name);
+  }
+  [[noreturn]] void wrong(const char* name, const Tensor& t, const std::string& expected) const {
+    fail(Exit::internal, "{}: {} is {} {}, expected {}", op_, name, to_string(t.shape),
+         name_of(t.dtype), expected);
+  }
+
+  Device device_;
+  const char* op_;
+};
+
+}  // namespace strata::ops

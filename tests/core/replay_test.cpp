@@ -1,0 +1,144 @@
+// Recordings and what goes between host and device, as far as the host knows of them.
+
+#include "core/replay.hpp"
+
+#include <gtest/gtest.h>
+
+#include <cstring>
+
+#include "core/feed.hpp"
+#include "kernels/ops.hpp"
+
+namespace strata {
+namespace {
+
+/// Counts what a device would do.
+class Device : public testing::Test {
+ protected:
+  struct Played : Recording {
+    explicit Played(int& plays) : plays(plays) {}
+    void play() override { ++plays; }
+    int& plays;
+  };
+  Replays replays(bool enabled = true) {
+    return Replays(arena_, enabled, [this](const std::function<void()>& body) {
+      ++recorded_;
+      body();
+      return std::make_unique<Played>(plays_);
+    });
+  }
+  Arena arena_;
+  int calls_ = 0, recorded_ = 0, plays_ = 0;
+};
+
+TEST_F(Device, ABodyIsCalledThenRecordedThenPlayed) {
+  auto bodies = replays();
+  const auto body = [&] { ++calls_; };
+  EXPECT_TRUE(bodies.run(7, body));
+  EXPECT_EQ(std::tuple(calls_, recorded_, plays_), std::tuple(1, 0, 0));
+  EXPECT_TRUE(bodies.run(7, body));
+  EXPECT_EQ(std::tuple(calls_, recorded_, plays_), std::tuple(2, 1, 1));
+  EXPECT_FALSE(bodies.run(7, body));
+  EXPECT_FALSE(bodies.run(7, body));
+  EXPECT_EQ(std::tuple(calls_, recorded_, plays_), std::tuple(2, 1, 3));
+  EXPECT_TRUE(bodies.run(8, body)) << "another key is another body";
+  EXPECT_EQ(bodies.recordings(), 1u);
+}
+
+TEST_F(Device, DisabledEveryBodyIsCalled) {
+  auto bodies = replays(false);
+  for (int i = 0; i < 3; ++i) EXPECT_TRUE(bodies.run(1, [&] { ++calls_; }));
+  EXPECT_EQ(std::tuple(calls_, recorded_, plays_), std::tuple(3, 0, 0));
+}
+
+TEST_F(Device, RecordingsAreBoundedAndTheRestIsCalled) {
+  auto bodies = replays();
+  for (std::int64_t key = 0; key < 40; ++key)
+    for (int i = 0; i < 3; ++i) bodies.run(key, [&] { ++calls_; });
+  EXPECT_EQ(bodies.recordings(), Replays::most);
+  EXPECT_EQ(plays_, 2 * static_cast<int>(Replays::most));
+  EXPECT_EQ(calls_, 40 * 3 - static_cast<int>(Replays::most));
+}
+
+TEST_F(Device, APlaceInTheArenaIsPartOfTheRecording) {
+  auto bodies = replays();
+  for (int i = 0; i < 2; ++i) bodies.run(1, [] {});
+  const ArenaScope scope(arena_);
+  arena_.empty(DType::f32, {16});
+  EXPECT_THROW(bodies.run(1, [] {}), Error);
+}
+
+TEST(Recording, BodiesThatADeviceCouldNotRecordFailOnTheHostToo) {
+  Exec exec(host_device, 1);
+  std::vector<std::byte> bytes(64);
+  const std::pair<const char*, std::function<void()>> wrong[] = {
+      {"wait", [&] { exec.synchronize(); }},
+      {"allocate", [&] { Buffer(DType::f32, {4}); }},
+      {"copy",
+       [&] { memory::copy(bytes.data(), host_device, bytes.data() + 32, host_device, 32); }},
+      {"record", [&] { exec.record([] {}); }}};
+  for (const auto& [what, body] : wrong) {
+    SCOPED_TRACE(what);
+    EXPECT_NO_THROW(body());
+    try {
+      exec.record(body);
+      ADD_FAILURE();
+    } catch (const Error& error) {
+      EXPECT_EQ(error.code(), Exit::internal);
+      EXPECT_NE(std::string(error.what()).find("while ops are recorded"), std::string::npos)
+          << error.what();
+    }
+    EXPECT_NO_THROW(body()) << "the recording is over";
+  }
+}
+
+TEST(Recording, OpsAndTemporariesOfAWarmArenaMayBeRecorded) {
+  Exec exec(host_device, 1);
+  const Tensor x = exec.empty(DType::f32, {64});
+  const auto body = [&] {
+    const ArenaScope scope(exec.arena);
+    const Tensor y = exec.empty(DType::f32, {64});
+    ops::fill(exec, y, 2.0f);
+    ops::add(exec, x, y, y);
+  };
+  body();
+  EXPECT_EQ(exec.record(body), nullptr) << "the host does the ops";
+  EXPECT_EQ(x.as<float>()[63], 4.0f);
+}
+
+TEST(Feed, ShowsTheLastInputAtOnePlace) {
+  Exec exec(host_device, 1);
+  Feed feed(exec, 16);
+  const std::byte* place = feed.memory();
+  for (const int value : {1, 2, 3}) {
+    std::memset(feed.begin(), value, 16);
+    feed.send(8);
+    EXPECT_EQ(feed.memory(), place);
+    EXPECT_EQ(std::to_integer<int>(place[7]), value);
+  }
+}
+
+TEST(Feed, CostsThreeOfItOnADeviceAndTwoPinned) {
+  EXPECT_EQ(Feed::cost({DeviceKind::cuda, 0}, 100).device, 300);
+  EXPECT_EQ(Feed::cost({DeviceKind::cuda, 0}, 100).pinned, 200);
+  EXPECT_EQ(Feed::cost(host_device, 100).device, 100);
+  EXPECT_EQ(Feed::cost(host_device, 100).pinned, 0);
+}
+
+TEST(Readback, KeepsSlotsApart) {
+  Exec exec(host_device, 1);
+  Readback back(exec, 12, 2);
+  const float first[] = {1, 2}, second[] = {3};
+  back.take(0, 0, view_of(first, {2}));
+  back.take(0, 8, view_of(second, {1}));
+  back.take(1, 4, view_of(second, {1}));
+  back.close(0);
+  EXPECT_TRUE(back.moment(0).is_reached());
+  EXPECT_EQ(std::memcmp(back.at(0), first, sizeof first), 0);
+  EXPECT_EQ(std::memcmp(back.at(0) + 8, second, sizeof second), 0);
+  EXPECT_EQ(std::memcmp(back.at(1) + 4, second, sizeof second), 0);
+  EXPECT_THROW(back.take(1, 63, view_of(first, {2})), Error);
+}
+
+}  // namespace
+}  // namespace strata
