@@ -11,6 +11,7 @@
 #include "core/process.hpp"
 #include "tiny_run.hpp"
 #include "train/plan.hpp"
+#include "train/trainer.hpp"
 
 namespace strata {
 namespace {
@@ -196,6 +197,17 @@ TEST_F(Steps, CountedMemoryIsWhatAStepTakesHere) {
   const PassMemory counted = pass_memory(unet, shape, 20, false);
   const auto here = static_cast<double>(exec.arena.peak_bytes());
   EXPECT_NEAR(static_cast<double>(counted.activations), here, 0.02 * here);
+}
+
+TEST_F(Steps, ADryRunCountsAGpuThatIsNotHere) {
+  const auto alone = local_communicator();
+  const auto config = tiny_config(dir_, "run", {"train.device=cuda", "train.microbatch=8"});
+  const std::string plan = plan_training(config, *alone);
+  for (const char* line :
+       {"\n  parameters ", "\n  gradient shard ", "\n  optimizer state ",
+        "\n  gradients in flight ", "\n  activations ", "\n  workspace, estimated ",
+        "\n  input, three times ", "\n  pinned, on the host ", "\n  total ", "\n  not counted "})
+    EXPECT_NE(plan.find(line), std::string::npos) << line << "is not in\n" << plan;
 }
 
 }  // namespace
