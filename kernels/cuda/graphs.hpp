@@ -58,8 +58,8 @@ struct AttentionData {
   void *q_offsets = nullptr, *k_offsets = nullptr, *lse_offsets = nullptr;
 };
 
-/// cuDNN's plans, built once a shape, of engines that always add in the same order: the first of its
-/// heuristics' choices that runs, or, measured, the fastest of the first few.
+/// cuDNN's plans, built once a shape, of engines that always add in the same order: the first of
+/// its heuristics' choices that runs, or, measured, the fastest of the first few.
 class Graphs {
  public:
   Graphs();

@@ -109,7 +109,8 @@ std::optional<cublasLtMatmulAlgo_t> choose(cublasLtHandle_t handle, const Produc
   int found = 0;
   const cublasStatus_t status = cublasLtMatmulAlgoGetHeuristic(
       handle, &of.operation, &of.a, &of.b, &of.d, &of.d, &preference.opaque, 1, &best, &found);
-  // Sums on the way are an extra that has a substitute: whatever is said against them, they are not.
+  // Sums on the way are an extra that has a substitute: whatever is said against them, they are
+  // not.
   if (status == CUBLAS_STATUS_NOT_SUPPORTED || (product.sums_a && status != CUBLAS_STATUS_SUCCESS))
     return std::nullopt;
   STRATA_CUDA(status);

@@ -21,7 +21,7 @@ namespace strata {
 #pragma push_macro("NDEBUG")
 #undef NDEBUG
 #include <toml++/impl/preprocessor.h>
-// Its tables of characters call a letter outside ASCII where none belongs ("x = \u00c9") unreachable.
+// Its tables call a letter outside ASCII where none belongs ("x = \u00c9") unreachable.
 #pragma push_macro("TOML_UNREACHABLE")
 #undef TOML_UNREACHABLE
 #define TOML_UNREACHABLE return false

@@ -102,8 +102,8 @@ class Zero2 : public Gradients {
   /// parameters. A gradient that is not finite changes nothing: stats.applied is false.
   StepStats update(const UpdateOptions& options);
 
-  /// Called before elements [begin, end) of `state()` may change; not where an update is played from
-  /// a recording.
+  /// Called before elements [begin, end) of `state()` may change; not where an update is played
+  /// from a recording.
   void before_change(std::function<void(IndexRange)> call);
 
   // The same in parts, so that a device need not be waited for:

@@ -30,12 +30,8 @@ bool reads(Reader reader) {
     return true;
   } catch (const Error& error) {
     const Exit code = error.code();
-    if (code == Exit::data || code == Exit::usage || code == Exit::mismatch) {
-      if (std::string_view(error.what()).find('\n') == std::string_view::npos) return false;
-      std::fprintf(stderr, "an error of more than one line: %s\n", error.what());
-    } else {
-      std::fprintf(stderr, "exit %d: %s\n", static_cast<int>(code), error.what());
-    }
+    if (code == Exit::data || code == Exit::usage || code == Exit::mismatch) return false;
+    std::fprintf(stderr, "exit %d: %s\n", static_cast<int>(code), error.what());
   }
   std::abort();
 }
