@@ -230,7 +230,10 @@ void TextJob::build(std::int64_t shard, std::span<CacheBuilder* const> unfinishe
     ledger.add(batch.last - batch.first, tokens.offsets[batch.last] - tokens.offsets[batch.first]);
     report(batch.last - batch.first, ledger.token_rate(ranks));
   };
-  ledger.timed(Ledger::model, [&] { exec.for_each_task(std::ssize(batches), encode_and_write); });
+  ledger.timed(Ledger::model, [&] {
+    if (!options.stream) return exec.for_each_task(std::ssize(batches), encode_and_write);
+    for (std::int64_t pass = 0; pass < std::ssize(batches); ++pass) encode_and_write(exec, pass);
+  });
   ledger.timed(Ledger::files, [&] {
     for (ShardWriter& writer : writers) writer.finish();
   });
