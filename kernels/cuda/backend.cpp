@@ -78,7 +78,8 @@ void CudaBackend::join(Session& session) {
 
 std::unique_ptr<Recording> CudaBackend::record(const std::function<void()>& body) {
   use(device_);
-  Session session{std::make_unique<KeptUploads>(device_), {}};
+  auto kept = std::make_unique<KeptUploads>(device_);
+  Session session{kept.get(), {}};
   join(session);
   const auto leave = [&] {
     for (CudaBackend* member : session.members) member->session_ = nullptr;
@@ -98,7 +99,7 @@ std::unique_ptr<Recording> CudaBackend::record(const std::function<void()>& body
   }
   leave();
   const std::unique_ptr<CUgraph_st, cudaError_t (*)(cudaGraph_t)> owned(graph, cudaGraphDestroy);
-  return std::make_unique<CudaRecording>(device_, stream_, graph, std::move(session.kept));
+  return std::make_unique<CudaRecording>(device_, stream_, graph, std::move(kept));
 }
 
 Tensor CudaBackend::upload(Exec& exec, const Tensor& counts) {

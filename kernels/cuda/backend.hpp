@@ -115,7 +115,7 @@ class CudaBackend final : public Backend {
  private:
   /// A recording in the making: who takes part in it.
   struct Session {
-    std::unique_ptr<KeptUploads> kept;
+    KeptUploads* kept;
     std::vector<CudaBackend*> members;
   };
   void join(Session& session);
