@@ -79,6 +79,8 @@ class Run {
   void begin_save();
   void end_save();
   void look_after_save();
+  bool saves_fail() const { return failed_saves_ >= most_failed_saves_in_a_row; }
+  void give_up_on_saves() const;
   void say(const std::string& text);
 
   bool is_first_rank() const { return communicator_.rank() == 0; }
@@ -96,6 +98,7 @@ class Run {
   Learner learner_;
   CheckpointSaver saver_;                    // reads the learner's state
   int failed_saves_ = 0, missed_saves_ = 0;  // in a row; in all
+  std::string last_failure_;
   std::optional<LineLog> log_;
   std::optional<MetricsLog> metrics_;  // rank 0
   Preview preview_;
@@ -355,11 +358,16 @@ void Run::end_save() {
   } catch (const Error& error) {
     if (error.code() == Exit::owned) throw;
     const auto text = fmt::format("{}: no checkpoint of step {}", error.what(), outcome->step);
-    if (++failed_saves_ == most_failed_saves_in_a_row)
-      fail(Exit::io, "{}; {} saves failed in a row", text, failed_saves_);
+    failed_saves_ += 1;
+    last_failure_ = text;
     if (is_first_rank()) log::warn("ALARM: {}; training goes on", text);
     log_->append(utc_now() + " ALARM: " + text);
   }
+}
+
+/// Where all ranks are together: each learns of a failure at a step of its own.
+void Run::give_up_on_saves() const {
+  if (saves_fail()) fail(Exit::io, "{}; {} saves failed in a row", last_failure_, failed_saves_);
 }
 
 /// At the end of every step.
@@ -379,6 +387,7 @@ void Run::save() {
   communicator_.all_reduce_max(is_busy);
   if (is_busy[0] == 0) {
     end_save();
+    give_up_on_saves();
     begin_save();
     return;
   }
@@ -392,6 +401,7 @@ void Run::save() {
 void Run::save_and_wait() {
   activity::enter(Section::save);
   end_save();
+  give_up_on_saves();
   begin_save();
   end_save();
   if (failed_saves_ == 0) return;
@@ -473,7 +483,7 @@ TrainResult Run::train_to_the_end() {
     const bool dumping = step() < options_.dump_steps;
     StepDump dump;
     const auto start = Clock::now();
-    learner_.start_step(signals_.requested(), dumping ? &dump : nullptr);
+    learner_.start_step(signals_.requested() || saves_fail(), dumping ? &dump : nullptr);
     auto outcomes = learner_.finished_steps(dumping || is_due(step()));
     // Of two steps that come to their end here each took a half.
     const double step_s =
