@@ -176,8 +176,9 @@ struct Forward {
 
   std::int64_t depth() const { return units_of<T>(at.width); }
   std::int64_t scratch_bytes() const {
-    return 4 * (keys_capacity * (depth() + at.padded_width / unit_values<T>)+query_tile *
-                (depth() + at.padded_width + 2 * key_block));
+    const std::int64_t padded = at.padded_width, paired = padded / unit_values<T>;
+    return 4 *
+           (keys_capacity * (depth() + paired) + query_tile * (depth() + padded + 2 * key_block));
   }
 
   void task(std::int64_t b, std::int64_t head, std::int64_t first, std::int64_t count,
@@ -261,7 +262,7 @@ struct Backward {
   std::int64_t scratch_bytes() const {
     const std::int64_t padded = at.padded_width, paired = padded / unit_values<T>;
     return 4 * (keys_capacity * (2 * depth() + paired + 2 * padded) +
-                query_tile * (2 * depth() + 2 * paired + padded + 4 * key_block));
+                query_tile * (2 * depth() + 2 * paired + padded + 3 * key_block));
   }
 
   /// All queries of all heads that share key head `key_head` in sequence b.
@@ -315,7 +316,6 @@ struct Backward {
     float* scores = dtile + query_tile * padded;
     float* dscores = scores + query_tile * key_block;
     auto* rounded = reinterpret_cast<Unit*>(dscores + query_tile * key_block);
-    Unit* drounded = rounded + query_tile * key_block;
     pack_rows(tile, q + row, pitch, at.width, rows);
     pack_rows(gradient, dout + row, pitch, at.width, rows);
     pack_row_units(tile_units, padded, q + row, pitch, at.width, rows);
@@ -346,7 +346,7 @@ struct Backward {
       const std::int64_t row_units = units_of<T>(rows);
       tile_product<T>(keys, padded, row_units, over_rows<T>(rounded, scores, rows, keys),
                       gradient_units, padded, packed.dvalues + key * padded, padded, 1.0f, true);
-      tile_product<T>(keys, padded, row_units, over_rows<T>(drounded, dscores, rows, keys),
+      tile_product<T>(keys, padded, row_units, over_rows<T>(rounded, dscores, rows, keys),
                       tile_units, padded, packed.dkeys + key * padded, padded, p.scale, true);
       tile_product<T>(rows, padded, units_of<T>(keys), over_keys<T>(rounded, dscores, rows, keys),
                       packed.keys + key / unit_values<T> * padded, padded, dtile, padded, p.scale,

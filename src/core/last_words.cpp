@@ -5,26 +5,17 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <cerrno>
 #include <csignal>
 #include <cstdio>
 #include <cstring>
 
 #include "core/activity.hpp"
 #include "core/error.hpp"
+#include "core/file.hpp"
 
 namespace strata {
 
 namespace {
-
-void write_all(int fd, std::string_view text) {
-  while (!text.empty()) {
-    const ssize_t n = ::write(fd, text.data(), text.size());
-    if (n < 0 && errno == EINTR) continue;
-    if (n <= 0) return;
-    text.remove_prefix(static_cast<std::size_t>(n));
-  }
-}
 
 const char* signal_name(int signal) {
   switch (signal) {
@@ -95,7 +86,7 @@ void leave_note(int code, int rank, std::string_view cause, bool restart) {
   std::memcpy(temporary + length, ".last-words", 12);
   const int fd = ::open(temporary, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0666);
   if (fd < 0) return;
-  write_all(fd, text.view());
+  write_fully(fd, text.view());
   ::fsync(fd);
   ::close(fd);
   ::rename(temporary, board.note);
@@ -104,7 +95,7 @@ void leave_note(int code, int rank, std::string_view cause, bool restart) {
 void say_last_words(std::string_view cause) {
   FixedText line;
   line.add("strata: error: ").add(cause).add("\n");
-  write_all(STDERR_FILENO, line.view());
+  write_fully(STDERR_FILENO, line.view());
 }
 
 void answer_crashes() {

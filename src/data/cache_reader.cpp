@@ -42,7 +42,8 @@ void check_offsets(const std::string& path, const std::vector<std::int64_t>& off
 /// Hashes everything ahead of /values before libhdf5 sees the file, then lets it say where things
 /// lie.
 CacheReader::Shard open_shard(const std::string& dir, const CacheManifest& manifest,
-                              const ShardRecord& record, ShardNotes& notes) {
+                              const std::string& head_sha256, const ShardRecord& record,
+                              ShardNotes& notes) {
   const std::string path = dir + "/" + record.file;
   CacheReader::Shard shard{
       FileHandle::open_for_reading(path),
@@ -60,7 +61,7 @@ CacheReader::Shard open_shard(const std::string& dir, const CacheManifest& manif
   if (sha256_prefix(path, bytes - values) != record.meta_sha256)
     fail(Exit::data, "{}: meta_sha256 is wrong: the file is damaged outside /values", path);
   shard.at = open_shard_file(path, shard.layout, notes);
-  if (!notes.head_sha256.empty() && notes.head_sha256 != manifest.head_sha256())
+  if (!notes.head_sha256.empty() && notes.head_sha256 != head_sha256)
     fail(Exit::data, "{}: is not of this manifest.json, which is damaged or another cache's", path);
   if (manifest.kind == CacheKind::text) {
     shard.offsets = read_array<std::int64_t>(shard.file, shard.at.offsets, record.count + 1);
@@ -73,10 +74,12 @@ CacheReader::Shard open_shard(const std::string& dir, const CacheManifest& manif
 }  // namespace
 
 CacheReader::CacheReader(const std::string& dir) : dir_(dir), manifest_(CacheManifest::load(dir)) {
+  const std::string head_sha256 = manifest_.head_sha256();
   for (const ShardRecord& record : manifest_.shards) {
     if (record.count == 0) fail(Exit::data, "{}/{}: a shard of no rows", dir, record.file);
     ShardNotes notes;
-    shards_.push_back(std::make_unique<Shard>(open_shard(dir, manifest_, record, notes)));
+    shards_.push_back(
+        std::make_unique<Shard>(open_shard(dir, manifest_, head_sha256, record, notes)));
     if (shards_.size() == 1) provenance_ = notes.provenance;
     Shard& shard = *shards_.back();
     const std::string& path = shard.file.path();

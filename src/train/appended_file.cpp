@@ -1,7 +1,6 @@
 #include "train/appended_file.hpp"
 
 #include <fcntl.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 #include <cerrno>
@@ -26,19 +25,12 @@ AppendedFile::~AppendedFile() {
 }
 
 void AppendedFile::append(std::string_view piece) {
-  std::size_t done = 0;
-  while (done < piece.size()) {
-    const ssize_t n = write(fd_, piece.data() + done, piece.size() - done);
-    if (n < 0 && errno != EINTR) break;
-    if (n > 0) done += static_cast<std::size_t>(n);
-  }
-  if (done == piece.size()) return;
+  const off_t end = lseek(fd_, 0, SEEK_END);
+  if (write_fully(fd_, piece)) return;
   if (!std::exchange(warned_, true))
     log::warn("ALARM: {}: {}: records are lost", path_, std::strerror(errno));
   // The next piece must not be glued to the beginning of this one.
-  struct stat status {};
-  if (done > 0 && fstat(fd_, &status) == 0)
-    static_cast<void>(ftruncate(fd_, status.st_size - static_cast<off_t>(done)) == 0);
+  if (end >= 0) static_cast<void>(ftruncate(fd_, end) == 0);
 }
 
 }  // namespace strata

@@ -37,6 +37,12 @@ struct CheckpointShard {
   const ParameterTable* table = nullptr;
   std::vector<ShardPiece> pieces;  // of the flat buffer of `table`, this rank's
   std::vector<CheckpointState> states;
+
+  std::vector<Tensor> tensors() const {
+    std::vector<Tensor> tensors;
+    for (const CheckpointState& state : states) tensors.push_back(state.shard);
+    return tensors;
+  }
 };
 
 struct CheckpointInfo {

@@ -34,14 +34,7 @@ class NewFile {
   NewFile(const NewFile&) = delete;
   NewFile& operator=(const NewFile&) = delete;
   void write(const void* data, std::size_t bytes) {
-    const char* from = static_cast<const char*>(data);
-    while (bytes > 0) {
-      const ssize_t n = ::write(fd_, from, bytes);
-      if (n < 0 && errno == EINTR) continue;
-      if (n < 0) fail_errno(path_, "write");
-      from += n;
-      bytes -= static_cast<std::size_t>(n);
-    }
+    if (!write_fully(fd_, {static_cast<const char*>(data), bytes})) fail_errno(path_, "write");
   }
   void finish() {
     if (::fsync(fd_) != 0) fail_errno(path_, "fsync");
@@ -107,16 +100,11 @@ void BlockReader::load_block(int file, std::int64_t block) {
   }
   const std::int64_t begin = block * block_bytes;
   data_.resize(std::min(block_bytes, info.bytes - begin));
-  for (std::size_t at = 0; at < data_.size();) {
-    const ssize_t n =
-        ::pread(fd_, data_.data() + at, data_.size() - at, begin + static_cast<std::int64_t>(at));
-    if (n < 0 && errno == EINTR) continue;
-    if (n < 0) fail_errno(path, "pread");
-    if (n == 0)
-      fail(Exit::data, "{}: ends at byte {} of {}", path, begin + static_cast<std::int64_t>(at),
-           info.bytes);
-    at += static_cast<std::size_t>(n);
-  }
+  const std::int64_t n =
+      read_fully_at(fd_, data_.data(), data_.size(), static_cast<std::uint64_t>(begin));
+  if (n < 0) fail_errno(path, "pread");
+  if (n < std::ssize(data_))
+    fail(Exit::data, "{}: ends at byte {} of {}", path, begin + n, info.bytes);
   if (crc32c(0, data_.data(), data_.size()) != info.crc32c[block])
     fail(Exit::data, "{}: bytes {}..{} do not have their CRC-32C", path, begin,
          begin + static_cast<std::int64_t>(data_.size()));

@@ -130,9 +130,7 @@ std::string checkpoint_name(std::int64_t step) {
 CheckpointInfo save_checkpoint(Communicator& comm, const std::string& root, std::int64_t step,
                                const CheckpointShard& shard, const std::string& config_hash,
                                const std::string& host_json, const CheckpointOwner& owner) {
-  std::vector<Tensor> states;
-  for (const CheckpointState& state : shard.states) states.push_back(state.shard);
-  Snapshot snapshot(states);
+  Snapshot snapshot(shard.tensors());
   return save_checkpoint(comm, root, step, shard, config_hash, host_json, owner, snapshot);
 }
 

@@ -12,16 +12,10 @@ namespace strata {
 
 namespace {
 using Clock = std::chrono::steady_clock;
-
-std::vector<Tensor> tensors_of(const CheckpointShard& shard) {
-  std::vector<Tensor> tensors;
-  for (const CheckpointState& state : shard.states) tensors.push_back(state.shard);
-  return tensors;
-}
 }  // namespace
 
 struct CheckpointSaver::Flight {
-  explicit Flight(SaveOrder order_) : order(std::move(order_)), snapshot(tensors_of(order.shard)) {}
+  explicit Flight(SaveOrder order_) : order(std::move(order_)), snapshot(order.shard.tensors()) {}
   const SaveOrder order;
   Snapshot snapshot;
   const Clock::time_point start = Clock::now();
