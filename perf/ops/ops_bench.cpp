@@ -1,7 +1,7 @@
 // Speed of each family of ops, beside the peaks of this machine measured in the same process:
 //   ops_bench [--benchmark_filter=...]        threads: OMP_NUM_THREADS
-// Counters: GFLOP/s and its share of the f32 multiply-add peak (bf16 may reach 2), or GB/s and its
-// share of a plain copy's.
+// Counters: GFLOP/s and its share of the multiply-add peak of its dtype, or GB/s and its share of a
+// plain copy's.
 
 #include <benchmark/benchmark.h>
 
@@ -44,7 +44,7 @@ class Bench {
   void compute(double flops, F op) {
     const double rate = run(flops, op);
     state_.counters["GFLOP/s"] = rate * 1e-9;
-    state_.counters["share_of_f32_fma_peak"] = rate / flops_peak();
+    state_.counters["share_of_peak"] = rate / flops_peak(type);
   }
   template <class F>
   void stream(double bytes, F op) {
