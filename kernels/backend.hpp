@@ -13,6 +13,8 @@ namespace strata {
 struct Backend {
   virtual ~Backend() = default;
   virtual void weights_changed() = 0;
+  virtual void keep_layouts(bool) {}
+  virtual std::int64_t layout_bytes() const { return 0; }
   /// Only a device works on after an op has returned.
   virtual void synchronize() {}
   virtual void wait_for(Backend&) {}

@@ -36,6 +36,14 @@ void Exec::weights_changed() {
   for (const auto& one : team_) one->weights_changed();
 }
 
+void Exec::keep_layouts(bool keep) {
+  backend_->keep_layouts(keep);
+}
+
+std::int64_t Exec::layout_bytes() const {
+  return backend_->layout_bytes();
+}
+
 void Exec::for_each_task(std::int64_t count,
                          const std::function<void(Exec& one, std::int64_t task)>& body) {
   if (!(device() == host_device) || threads_ == 1 || count < threads_) {

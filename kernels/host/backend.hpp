@@ -11,6 +11,8 @@ class HostBackend final : public Backend {
   explicit HostBackend(int threads) : vendor_(threads) {}
 
   void weights_changed() override { vendor_.weights_changed(); }
+  void keep_layouts(bool keep) override { vendor_.keep_layouts(keep); }
+  std::int64_t layout_bytes() const override { return vendor_.layout_bytes(); }
   void copy(void* to, const void* from, std::size_t bytes) override;
   std::unique_ptr<Recording> record(const std::function<void()>& body) override;
 

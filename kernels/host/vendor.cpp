@@ -26,17 +26,39 @@ void* Vendor::weights(const std::byte* w, const dnnl::memory::desc& plain,
   for (auto& candidate : known)
     if (candidate.wanted == wanted && candidate.plain == plain) entry = &candidate;
   if (!entry) {
-    const auto size = static_cast<std::int64_t>(wanted.get_size());
-    known.push_back({plain, wanted,
+    known.push_back({plain,
+                     wanted,
                      dnnl::reorder(dnnl::reorder::primitive_desc(engine_, plain, engine_, wanted)),
-                     Buffer(DType::u8, {size})});
+                     {}});
     entry = &known.back();
   }
-  if (entry->version != version_) {
-    run(entry->reorder, plain, w, wanted, entry->data.tensor().data);
+  Buffer& to = keeps_layouts_ ? entry->data : passing_;
+  const auto size = static_cast<std::int64_t>(wanted.get_size());
+  if (!to.tensor() || to.tensor().numel() < size) {
+    to = Buffer(DType::u8, {size});
+    entry->version = 0;
+  }
+  if (!keeps_layouts_ || entry->version != version_) {
+    run(entry->reorder, plain, w, wanted, to.tensor().data);
     entry->version = version_;
   }
-  return entry->data.tensor().data;
+  return to.tensor().data;
+}
+
+void Vendor::keep_layouts(bool keep) {
+  keeps_layouts_ = keep;
+  passing_ = {};
+  if (!keep)
+    for (auto& [address, known] : weights_)
+      for (Reordered& entry : known) entry.data = {};
+}
+
+std::int64_t Vendor::layout_bytes() const {
+  std::int64_t bytes = passing_.tensor() ? passing_.tensor().numel() : 0;
+  for (const auto& [address, known] : weights_)
+    for (const Reordered& entry : known)
+      if (entry.data.tensor()) bytes += entry.data.tensor().numel();
+  return bytes;
 }
 
 void Vendor::run(Exec& exec, const Call& call, Arguments arguments) {

@@ -57,10 +57,13 @@ class Vendor {
     return calls_.emplace(key, make()).first->second;
   }
 
-  /// Weights `w`, plain in memory, in the layout `wanted`: reordered once until they change.
+  /// Weights `w`, plain in memory, in the layout `wanted`, until the next call: reordered once
+  /// until they change, or each time where layouts are not kept.
   void* weights(const std::byte* w, const dnnl::memory::desc& plain,
                 const dnnl::memory::desc& wanted);
   void weights_changed() { ++version_; }
+  void keep_layouts(bool keep);
+  std::int64_t layout_bytes() const;
 
   dnnl::memory memory(const dnnl::memory::desc& desc, const void* data) const {
     return {desc, engine_, const_cast<void*>(data)};
@@ -79,7 +82,7 @@ class Vendor {
   struct Reordered {
     dnnl::memory::desc plain, wanted;
     dnnl::reorder reorder;
-    Buffer data;
+    Buffer data;  // where layouts are kept
     std::uint64_t version = 0;
   };
 
@@ -87,6 +90,8 @@ class Vendor {
   dnnl::engine engine_;
   dnnl::stream stream_;
   std::uint64_t version_ = 1;
+  bool keeps_layouts_ = true;
+  Buffer passing_;  // one layout at a time, where they are not kept
   std::unordered_map<CallKey, Call, CallKeyHash> calls_;
   std::unordered_map<const std::byte*, std::vector<Reordered>> weights_;
 };

@@ -47,6 +47,11 @@ class Exec {
   /// Weights handed to ops are cached in the vendor's own layout by address; call this after they
   /// changed in place (an optimizer step, a load).
   void weights_changed();
+  /// Whether those copies stay for the next use (the default). One pass between two changes uses
+  /// each of them once: then they need no memory of their own.
+  void keep_layouts(bool keep);
+  /// Bytes of those copies.
+  std::int64_t layout_bytes() const;
 
   /// Returns when every op called so far is done (on the host an op is done when it returns).
   void synchronize();

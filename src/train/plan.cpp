@@ -40,9 +40,13 @@ class ScratchGradients : public Gradients {
   Buffer scratch_;
 };
 
-/// Activations and temporaries of one image on the host: the high-water mark of its passes.
-double host_activations(Exec& exec, const UNet& unet, const CacheSet& caches,
-                        const TrainConfig& config) {
+struct HostMemory {
+  double activations = 0;  // and temporaries, of one image: the high-water mark of its passes
+  double layouts = 0;      // weights in the backend's own layouts
+};
+
+HostMemory host_memory(Exec& exec, const UNet& unet, const CacheSet& caches,
+                       const TrainConfig& config) {
   const DType dtype = compute_dtype(config);
   const auto tokens =
       caches.text_manifest().tokens / std::max<std::int64_t>(caches.text_manifest().count, 1);
@@ -58,7 +62,7 @@ double host_activations(Exec& exec, const UNet& unet, const CacheSet& caches,
   run_passes(exec, unet, Weights(unet.parameters(), flat), gradients, at,
              {.recompute = config.train.recompute}, losses);
   exec.weights_changed();
-  return static_cast<double>(exec.arena.peak_bytes());
+  return {static_cast<double>(exec.arena.peak_bytes()), static_cast<double>(exec.layout_bytes())};
 }
 
 /// A line of the plan: what, and how much.
@@ -81,12 +85,16 @@ std::vector<Part> parts_of(const TrainConfig& config, Exec& exec, const UNet& un
                           {"moving average", static_cast<double>(zero.ema)},
                           {"gradients in flight", static_cast<double>(zero.bucket_buffers)}};
   if (config.train.device == "host") {
-    double activations[] = {0};  // measured once: it takes the memory of all parameters
-    if (communicator.rank() == 0)
-      activations[0] =
-          host_activations(exec, unet, caches, config) * static_cast<double>(microbatch);
-    communicator.all_reduce_sum(activations);
-    parts.push_back({"activations, temporaries", activations[0]});
+    double measured[] = {0, 0};  // once: it takes the memory of all parameters
+    if (communicator.rank() == 0) {
+      exec.keep_layouts(microbatches > 1);
+      const HostMemory memory = host_memory(exec, unet, caches, config);
+      measured[0] = memory.activations * static_cast<double>(microbatch);
+      measured[1] = memory.layouts;
+    }
+    communicator.all_reduce_sum(measured);
+    parts.push_back({"activations, temporaries", measured[0]});
+    parts.push_back({"weights in other layouts", measured[1]});
     return parts;
   }
   const TextBuckets buckets = step_buckets(caches, microbatch, microbatches, step_mode(config));

@@ -66,6 +66,7 @@ RandomTraining::RandomTraining(Exec& exec, Communicator& communicator, const UNe
       noise_(plan_noise(NoiseSchedule(), key, batch_.samples, batch_.epochs, {})),
       losses_(DType::f32, {shape_.samples}, exec.device()),
       replays_(exec, replays) {
+  exec.keep_layouts(false);  // one pass between two updates
   zero_.set_parameters(random_weights(unet));
 }
 

@@ -71,6 +71,7 @@ Learner::Learner(const TrainConfig& config, Communicator& communicator, StepMode
       results_(exec_, ResultLayout(microbatch_, microbatches()).bytes, mode.behind + 1),
       replays_(exec_, mode.replays) {
   exec_.measure_choices(config.train.plan_cache);
+  exec_.keep_layouts(microbatches() > 1);  // one reads each but once between two updates
 }
 
 void Learner::initialize_weights() {

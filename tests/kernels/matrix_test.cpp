@@ -114,6 +114,24 @@ TEST_P(Matrix, ChangedWeightsAreSeen) {
   expect_close("y", y, reference::linear(values(x), values(other), {}), {type(), 32});
 }
 
+TEST_P(Matrix, LayoutsThatAreNotKeptGiveTheSameBits) {
+  const Tensor x = random({2, 8, 8, 32}), w = random({48, 3, 3, 32}),
+               other = random({48, 3, 3, 32});
+  const Tensor kept = blank({2, 8, 8, 48}), once = blank({2, 8, 8, 48});
+  Exec exec(GetParam().device, 1);
+  ops::conv2d(exec, kept, x, other, {}, {});
+  const std::int64_t both = exec.layout_bytes();
+  ops::conv2d(exec, kept, x, w, {}, {});
+  EXPECT_EQ(exec.layout_bytes(), 2 * both);
+  exec.keep_layouts(false);
+  EXPECT_EQ(exec.layout_bytes(), 0);
+  ops::conv2d(exec, once, x, other, {}, {});
+  ops::conv2d(exec, once, x, w, {}, {});
+  EXPECT_EQ(exec.layout_bytes(), both);
+  exec.synchronize();
+  EXPECT_EQ(values(once).data, values(kept).data);
+}
+
 struct ConvCase {
   std::int64_t batch, height, width, in, out, kernel;
   ops::Conv2dParams params;
