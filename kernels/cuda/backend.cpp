@@ -54,11 +54,17 @@ std::unique_ptr<Moment> CudaBackend::make_moment() {
 }
 
 void CudaBackend::mark(Moment& moment) {
-  STRATA_CUDA(cudaEventRecord(static_cast<CudaMoment&>(moment).event(), stream()));
+  auto& marked = static_cast<CudaMoment&>(moment);
+  marked.is_in_recording = session_ != nullptr;
+  STRATA_CUDA(cudaEventRecord(marked.event(), stream()));
 }
 
+/// In a recording, a moment marked outside is that of the last mark before each time it is played.
 void CudaBackend::wait_for(const Moment& moment) {
-  STRATA_CUDA(cudaStreamWaitEvent(stream(), static_cast<const CudaMoment&>(moment).event(), 0));
+  const auto& marked = static_cast<const CudaMoment&>(moment);
+  const bool outside = session_ && !marked.is_in_recording;
+  STRATA_CUDA(cudaStreamWaitEvent(stream(), marked.event(),
+                                  outside ? cudaEventWaitExternal : cudaEventWaitDefault));
 }
 
 void CudaBackend::copy(void* to, const void* from, std::size_t bytes) {

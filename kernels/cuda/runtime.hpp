@@ -46,6 +46,7 @@ class CudaMoment final : public Moment {
   explicit CudaMoment(Device device) : device_(device) {}
   bool is_reached() const override;
   cudaEvent_t event() const { return event_; }
+  bool is_in_recording = false;  // marked there, and nowhere else
 
  private:
   Device device_;

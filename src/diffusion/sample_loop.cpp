@@ -58,7 +58,7 @@ void sample_latents(Exec& exec, const UNet& unet, const Weights& weights, const 
   Replays replays(exec, !(exec.device() == host_device));
   const auto evaluate = [&] {
     const ArenaScope step_scope(exec.arena);
-    const Tensor input = exec.empty(weights.flat().dtype, model_shape);
+    const Tensor input = exec.empty(weights.dtype(), model_shape);
     ops::cast(exec, input, wide);
     ops::cast(exec, wide, unet.forward(exec, weights, input, timesteps, keys, pooled, nullptr));
   };

@@ -3,6 +3,7 @@
 #include <chrono>
 
 #include "core/activity.hpp"
+#include "core/spans.hpp"
 
 namespace strata {
 
@@ -55,6 +56,7 @@ void Worker::wait_until(const std::function<bool()>& condition) {
   if (!error_ && condition()) return;
   const Timed timed(wait_seconds_);
   const activity::Waits waits(activity::Collective::thread);
+  const spans::Span span("wait for communication", "wait");
   finished_.wait(lock, [&] { return error_ || condition(); });
   if (error_) std::rethrow_exception(error_);
 }
@@ -65,6 +67,7 @@ void Worker::drain() {
 
 void Worker::run() {
   activity::set_thread(activity::Thread::gradients);
+  spans::name_thread("communication");
   std::unique_lock lock(mutex_);
   while (true) {
     posted_.wait(lock, [this] { return stop_ || !jobs_.empty(); });

@@ -9,6 +9,7 @@
 #include <optional>
 
 #include "core/feed.hpp"
+#include "core/spans.hpp"
 #include "dist/worker.hpp"
 
 namespace strata {
@@ -52,7 +53,7 @@ Zero2Memory memory_of(const Sharding& sharding, const ParameterTable& table,
 
 }  // namespace
 
-class Zero2::Impl {
+class Zero2::Impl : public Arrivals {
  public:
   Impl(Exec& exec, Communicator& comm, const ParameterTable& table, Zero2Options options);
 
@@ -65,7 +66,14 @@ class Zero2::Impl {
   void skip_microbatch();
   void plan_update(std::span<const UpdateOptions> candidates);
   void continue_after(std::int64_t updates);
-  void update(Update how);
+  enum class Gathers { each_bucket, later };
+  void update_shard(Gathers gathers);
+  void gather_updated();
+  void needs(ParamId id) override { await_bucket(sharding.bucket_of(id)); }
+  void needs_all() override;
+  /// For the end: other ranks wait for what this one has not gathered yet.
+  void finish_gathers() noexcept;
+  Weights complete_weights();
   StepStats stats_of(const ops::UpdateOutcome& outcome);
 
   Exec& exec;
@@ -94,7 +102,7 @@ class Zero2::Impl {
   static Tensor local(const Buffer& shard, const Bucket& bucket);
   int sum_levels();
   void measure(Tensor gradient);
-  void apply(Tensor gradient);
+  void apply(Tensor gradient, Gathers gathers);
   Tensor squares() const { return stats_.tensor().rows(0, stats_.tensor().numel() - 1); }
   Tensor non_finite() const {
     return stats_.tensor().rows(stats_.tensor().numel() - 1, stats_.tensor().numel());
@@ -106,7 +114,10 @@ class Zero2::Impl {
   void take_back() {
     if (order_) exec.wait_for(*order_);
   }
-  void post_gather(Tensor flat, const Bucket& bucket);
+  void post_gather(Tensor flat, int bucket);
+  void gather_parameters(int bucket);
+  void await_bucket(int bucket);
+  void look_at_ranks();
   void allocate_levels(int count);
 
   int microbatches_ = 0, microbatch_ = 0;
@@ -116,6 +127,11 @@ class Zero2::Impl {
   std::array<bool, most_in_flight> was_sent_{};  // in this microbatch
   std::vector<Buffer> slot_buffers_;
   std::vector<std::unique_ptr<Moment>> slots_left_;  // reduced, in the order of collectives
+  // Parameters on their way, by bucket:
+  std::vector<char> is_away_;                      // as far as the caller knows
+  std::vector<char> is_gathered_;                  // written by the worker, under its mutex
+  std::vector<std::unique_ptr<Moment>> gathered_;  // in the order of collectives
+  bool is_awaited_ = true;                         // no gather went out since the last look
   Buffer parameter_memory_, incoming_, wire_;
   Buffer stats_;  // sums of squares by bucket and section, then elements that are not finite
   std::optional<Feed> candidates_;
@@ -137,6 +153,8 @@ Zero2::Impl::Impl(Exec& exec_, Communicator& comm_, const ParameterTable& table_
       sharding(table_, bucket_elements(options_), comm_.rank(), comm_.size()),
       states_(sharding.buckets().size()),
       is_ready_(table_.size(), 0),
+      is_away_(sharding.buckets().size(), 0),
+      is_gathered_(sharding.buckets().size(), 1),
       order_(comm_.order()),
       worker_(!order_ && options_.overlap && comm_.concurrent() && comm_.size() > 1) {
   STRATA_CHECK(options.compute == DType::f32 || options.compute == DType::bf16);
@@ -154,6 +172,7 @@ Zero2::Impl::Impl(Exec& exec_, Communicator& comm_, const ParameterTable& table_
     slot_buffers_.emplace_back(DType::f32, Shape{sharding.largest_bucket()}, device);
     slots_left_.push_back(exec.make_moment());
   }
+  for (std::size_t b = 0; b < states_.size(); ++b) gathered_.push_back(exec.make_moment());
   const auto sections = static_cast<std::int64_t>(sharding.buckets().size()) * sharding.sections();
   stats_ = Buffer(DType::f64, {sections + 1}, device);
   decision = Buffer(DType::u8, {ops::decision_bytes}, device);
@@ -190,7 +209,7 @@ Tensor Zero2::Impl::slot_view(int slot, const Bucket& bucket) const {
 
 void Zero2::Impl::set_parameters(Tensor flat) {
   STRATA_CHECK(flat.numel() == table.numel() && flat.dtype == DType::f32);
-  worker_.drain();
+  needs_all();
   Buffer there;
   if (!(flat.device == exec.device())) {
     there = Buffer(flat.dtype, flat.shape, exec.device());
@@ -211,28 +230,79 @@ void Zero2::Impl::set_parameters(Tensor flat) {
   exec.weights_changed();
 }
 
-void Zero2::Impl::post_gather(Tensor flat, const Bucket& bucket) {
+void Zero2::Impl::post_gather(Tensor flat, int b) {
   hand_over();  // this rank's part is complete
-  worker_.post([this, flat = flat.rows(bucket.flat.begin, bucket.flat.end), part = bucket.part] {
-    (channel_ ? *channel_ : comm).all_gather(flat, part);
+  worker_.post([this, flat, b] {
+    const spans::Span span("all-gather", "communication", b);
+    const Bucket& bucket = sharding.buckets()[b];
+    (channel_ ? *channel_ : comm)
+        .all_gather(flat.rows(bucket.flat.begin, bucket.flat.end), bucket.part);
   });
 }
 
 void Zero2::Impl::gather(Tensor flat, Tensor shard) {
   STRATA_CHECK(shard && flat.numel() == table.numel());
-  for (const Bucket& bucket : sharding.buckets()) {
-    const ShardPiece& mine = bucket.mine;
+  needs_all();  // flat may be the parameters
+  for (int b = 0; b < static_cast<int>(sharding.buckets().size()); ++b) {
+    const ShardPiece& mine = sharding.buckets()[b].mine;
     if (mine.flat.size() > 0)
       ops::cast(exec, flat.rows(mine.flat.begin, mine.flat.end),
                 shard.rows(mine.local, mine.local + mine.flat.size()));
-    post_gather(flat, bucket);
+    post_gather(flat, b);
   }
   worker_.drain();
   take_back();
+  look_at_ranks();
+}
+
+/// Begins to gather a bucket whose part here is up to date.
+void Zero2::Impl::gather_parameters(int b) {
+  is_away_[b] = 1;
+  is_awaited_ = false;
+  {
+    const std::lock_guard lock(worker_.mutex());
+    is_gathered_[b] = 0;
+  }
+  post_gather(parameters, b);
+  worker_.post([this, b] {
+    if (order_) order_->mark(*gathered_[b]);
+    const std::lock_guard lock(worker_.mutex());
+    is_gathered_[b] = 1;
+  });
+  if (!options.overlap) await_bucket(b);
+}
+
+void Zero2::Impl::await_bucket(int b) {
+  if (!is_away_[b]) return;
+  worker_.wait_until([&] { return is_gathered_[b] != 0; });
+  if (order_) exec.wait_for(*gathered_[b]);
+  is_away_[b] = 0;
+}
+
+void Zero2::Impl::needs_all() {
+  for (int b = 0; b < static_cast<int>(is_away_.size()); ++b) await_bucket(b);
+}
+
+Weights Zero2::Impl::complete_weights() {
+  needs_all();
+  if (!is_awaited_) look_at_ranks();
+  is_awaited_ = true;
+  return Weights(table, parameters);
+}
+
+void Zero2::Impl::finish_gathers() noexcept {
+  try {
+    worker_.drain();
+  } catch (...) {  // NOLINT(bugprone-empty-catch): the next collective call would have thrown it
+  }
+}
+
+/// What follows may wait for the device without asking how the other ranks are.
+void Zero2::Impl::look_at_ranks() {
   if (!order_) return;
-  const auto gathered = exec.make_moment();
-  exec.mark(*gathered);
-  comm.await(*gathered);  // what follows may wait without asking how the other ranks are
+  const auto so_far = exec.make_moment();
+  exec.mark(*so_far);
+  comm.await(*so_far);
 }
 
 // --- gradients ----------------------------------------------------------------------------------
@@ -247,6 +317,8 @@ void Zero2::Impl::begin_step(int microbatches) {
   for (std::size_t b = 0; b < states_.size(); ++b)
     states_[b] = {-1, sharding.buckets()[b].parameters};
   std::fill(is_ready_.begin(), is_ready_.end(), 0);
+  // Its first passes may be recorded, and wait whenever they are played.
+  if (order_) std::fill(is_away_.begin(), is_away_.end(), 1);
 }
 
 void Zero2::Impl::open(int bucket, ParamId id) {
@@ -303,6 +375,7 @@ void Zero2::Impl::send(int b) {
   }
   hand_over();  // the gradients written so far
   worker_.post([this, b, slot, microbatch = microbatch_] {
+    const spans::Span span("reduce-scatter", "communication", b);
     const Bucket& bucket = sharding.buckets()[b];
     reduce(bucket, microbatch, slot_view(slot, bucket));
     if (order_) order_->mark(*slots_left_[slot]);
@@ -394,6 +467,7 @@ void Zero2::Impl::measure(Tensor gradient) {
                         bucket.section);
   }
   hand_over();
+  const spans::Span span("agree on the norm", "wait");
   const auto start = std::chrono::steady_clock::now();
   comm.all_reduce_tensor(stats_);
   collective_seconds_ +=
@@ -401,8 +475,10 @@ void Zero2::Impl::measure(Tensor gradient) {
   take_back();
 }
 
-void Zero2::Impl::apply(Tensor gradient) {
-  for (const Bucket& bucket : sharding.buckets()) {
+/// Forward needs the buckets in the reverse of the order in which backward completes them.
+void Zero2::Impl::apply(Tensor gradient, Gathers gathers) {
+  for (int b = static_cast<int>(sharding.buckets().size()); b-- > 0;) {
+    const Bucket& bucket = sharding.buckets()[b];
     const ShardPiece& mine = bucket.mine;
     if (mine.flat.size() > 0) {
       before_change({mine.local, mine.local + mine.flat.size()});
@@ -411,10 +487,8 @@ void Zero2::Impl::apply(Tensor gradient) {
                  gradient.rows(mine.local, mine.local + mine.flat.size()), local(ema, bucket),
                  decision);
     }
-    post_gather(parameters, bucket);
+    if (gathers == Gathers::each_bucket) gather_parameters(b);
   }
-  worker_.drain();
-  take_back();
   exec.weights_changed();
 }
 
@@ -432,19 +506,21 @@ void Zero2::Impl::continue_after(std::int64_t updates) {
                start.tensor().bytes());
 }
 
-void Zero2::Impl::update(Update how) {
+void Zero2::Impl::update_shard(Gathers gathers) {
   STRATA_CHECK(microbatches_ > 0 && microbatch_ == microbatches_, "{} of {} microbatches are done",
                microbatch_, microbatches_);
-  if (how == Update::called) {
-    worker_.drain();
-    const Tensor gradient = levels[sum_levels()];
-    measure(gradient);
-    const Tensor candidates{
-        candidates_->memory(), DType::u8, exec.device(), {ops::candidates_bytes}};
-    ops::decide_update(exec, decision, candidates, squares(), non_finite());
-    apply(gradient);
-  }
+  needs_all();  // of parameters that no pass has read
+  worker_.drain();
+  const Tensor gradient = levels[sum_levels()];
+  measure(gradient);
+  const Tensor candidates{candidates_->memory(), DType::u8, exec.device(), {ops::candidates_bytes}};
+  ops::decide_update(exec, decision, candidates, squares(), non_finite());
+  apply(gradient, gathers);
   microbatches_ = 0;
+}
+
+void Zero2::Impl::gather_updated() {
+  for (int b = static_cast<int>(sharding.buckets().size()); b-- > 0;) gather_parameters(b);
 }
 
 StepStats Zero2::Impl::stats_of(const ops::UpdateOutcome& outcome) {
@@ -469,6 +545,8 @@ Zero2::~Zero2() {
   // that the other ranks will never join: it is left behind with all that it uses.
   if (std::uncaught_exceptions() > exceptions_ && impl_->comm.size() > 1)
     static_cast<void>(impl_.release());
+  else
+    impl_->finish_gathers();
 }
 
 Zero2Memory Zero2::plan(const ParameterTable& table, const Zero2Options& options, int rank,
@@ -477,8 +555,11 @@ Zero2Memory Zero2::plan(const ParameterTable& table, const Zero2Options& options
   return memory_of(sharding, table, options, levels_for(options.reduction, microbatches));
 }
 
-Weights Zero2::weights() const {
-  return Weights(impl_->table, impl_->parameters);
+Weights Zero2::weights() {
+  return impl_->complete_weights();
+}
+Weights Zero2::arriving_weights() {
+  return Weights(impl_->table, impl_->parameters, impl_.get());
 }
 void Zero2::set_parameters(Tensor flat) {
   impl_->set_parameters(flat);
@@ -519,7 +600,7 @@ void Zero2::skip_microbatch() {
 
 StepStats Zero2::update(const UpdateOptions& options) {
   impl_->plan_update({&options, 1});
-  impl_->update(Update::called);
+  update();
   Readback back(impl_->exec, ops::decision_bytes, 1);
   back.take(0, 0, impl_->decision);
   back.close(0);
@@ -536,8 +617,14 @@ void Zero2::before_change(std::function<void(IndexRange)> call) {
 void Zero2::continue_after(std::int64_t updates) {
   impl_->continue_after(updates);
 }
-void Zero2::update(Update how) {
-  impl_->update(how);
+void Zero2::update() {
+  impl_->update_shard(Impl::Gathers::each_bucket);
+}
+void Zero2::update_shard() {
+  impl_->update_shard(Impl::Gathers::later);
+}
+void Zero2::gather_updated() {
+  impl_->gather_updated();
 }
 Tensor Zero2::decision() const {
   return impl_->decision;

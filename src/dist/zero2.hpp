@@ -6,7 +6,8 @@
 //   zero.set_parameters(flat_f32);
 //   each step:
 //     zero.begin_step(microbatches);
-//     each microbatch: unet.forward(exec, zero.weights(), ...); unet.backward(..., zero, ...);
+//     each microbatch: unet.forward(exec, zero.arriving_weights(), ...);
+//                      unet.backward(..., zero, ...);
 //                      zero.end_microbatch();
 //     StepStats stats = zero.update({.adamw = ...});
 
@@ -33,7 +34,8 @@ struct Zero2Options {
   DType wire = DType::f32;                 // of gradients between ranks: f32 or bf16
   std::int64_t bucket_bytes = 25'000'000;  // of parameters, at least, a bucket
   Reduction reduction = Reduction::ordered;
-  bool overlap = true;  // reduce buckets while backward goes on
+  /// Buckets are reduced while backward goes on, and gathered while the next forward does.
+  bool overlap = true;
   bool ema = false;
 };
 
@@ -75,8 +77,11 @@ class Zero2 : public Gradients {
   static Zero2Memory plan(const ParameterTable& table, const Zero2Options& options, int rank,
                           int ranks, int microbatches);
 
-  /// The current parameters, flat in the table's order, valid as long as this object.
-  Weights weights() const;
+  /// The current parameters, flat in the table's order, valid as long as this object. Returns when
+  /// all of them are here.
+  Weights weights();
+  /// The same at once: ops wait for the bucket of the parameter that they read. For one thread.
+  Weights arriving_weights();
   /// flat (P) f32, memory layout, the same on every rank: sets parameters and master; m = v = 0;
   /// ema = master.
   void set_parameters(Tensor flat);
@@ -98,8 +103,9 @@ class Zero2 : public Gradients {
   void end_microbatch();
   /// A microbatch whose passes were played from a recording.
   void skip_microbatch();
-  /// Norm and non-finite count agreed by all ranks, then AdamW on the shard and the all-gather of
-  /// parameters. A gradient that is not finite changes nothing: stats.applied is false.
+  /// Norm and non-finite count agreed by all ranks, then AdamW on the shard, from the bucket that
+  /// forward needs first to the one that it needs last; the all-gather of each begins as soon as it
+  /// is updated. A gradient that is not finite changes nothing: stats.applied is false.
   StepStats update(const UpdateOptions& options);
 
   /// Called before elements [begin, end) of `state()` may change; not where an update is played
@@ -111,9 +117,12 @@ class Zero2 : public Gradients {
   void plan_update(std::span<const UpdateOptions> candidates);
   /// How many updates the weights have seen, when they do not come from this object.
   void continue_after(std::int64_t updates);
-  /// played: makes up on the host for an update that was played from a recording.
-  enum class Update { called, played };
-  void update(Update how = Update::called);
+  void update();
+  // An update that is recorded: what is gathered goes on beyond the end of the recording.
+  /// All of it but the all-gathers.
+  void update_shard();
+  /// Behind update_shard, called or played: the all-gathers.
+  void gather_updated();
   /// What the last update decided (ops::read_decision), where the tensors lie.
   Tensor decision() const;
   StepStats stats_of(const ops::UpdateOutcome& outcome);

@@ -148,7 +148,7 @@ std::vector<Image> generate_images(Exec& exec, const UNet& unet, const Weights& 
     batch.resize(static_cast<std::size_t>(options.batch), batch.back());
     ArenaScope scope(exec.arena);
     const auto sampler = make_sampler(options.sampler, config, options.steps);
-    const auto text = gather_text(exec, prompts, batch, weights.flat().dtype);
+    const auto text = gather_text(exec, prompts, batch, weights.dtype());
     const Buffer noise = initial_noise(exec, batch, model.in_channels, height, width);
     Buffer latents(DType::f32, noise.tensor().shape);
     std::memcpy(latents.as<float>(), noise.as<float>(), noise.tensor().bytes());

@@ -78,8 +78,14 @@ ParamId ParameterTable::find(std::string_view name) const {
 
 Tensor Weights::operator[](ParamId id) const {
   if (id == no_param) return {};
+  if (arrivals_) arrivals_->needs(id);
   const Parameter& p = (*table_)[id];
   return flat_.rows(p.offset, p.offset + p.numel()).reshape(p.memory_shape);
+}
+
+Tensor Weights::flat() const {
+  if (arrivals_) arrivals_->needs_all();
+  return flat_;
 }
 
 namespace {

@@ -53,19 +53,32 @@ class ParameterTable {
   std::vector<ParamId> order_;
 };
 
+/// Parameters that may still be on their way here from other ranks.
+class Arrivals {
+ public:
+  virtual ~Arrivals() = default;
+  /// Ops called from now on may read it.
+  virtual void needs(ParamId id) = 0;
+  virtual void needs_all() = 0;
+};
+
 /// Read access by id to a flat buffer of parameters (f32 or bf16) laid out by a table.
 class Weights {
  public:
   Weights() = default;
-  Weights(const ParameterTable& table, Tensor flat) : table_(&table), flat_(flat) {}
+  /// arrivals: asked before anything is handed out. Null: everything is here.
+  Weights(const ParameterTable& table, Tensor flat, Arrivals* arrivals = nullptr)
+      : table_(&table), flat_(flat), arrivals_(arrivals) {}
   /// In memory layout; absent for no_param.
   Tensor operator[](ParamId id) const;
-  Tensor flat() const { return flat_; }
+  Tensor flat() const;
+  DType dtype() const { return flat_.dtype; }
   const ParameterTable& table() const { return *table_; }
 
  private:
   const ParameterTable* table_ = nullptr;
   Tensor flat_{};
+  Arrivals* arrivals_ = nullptr;
 };
 
 /// Where backward writes parameter gradients (f32, memory layout, accumulated) and says when a

@@ -157,7 +157,7 @@ UNetExample UNetExample::read(const SafetensorsFile& file, const UNetConfig& con
 UNetOutcome run(Exec& exec, const UNet& unet, const Weights& weights, const UNetExample& example,
                 Gradients* gradients, bool recompute) {
   const ArenaScope scope(exec.arena);
-  const DType dtype = weights.flat().dtype;
+  const DType dtype = weights.dtype();
   const Tensor sample = upload_image(exec, example.sample, dtype);
   const Tensor timesteps = upload(exec, example.timesteps, DType::f32);
   const TextBatch text{upload(exec, example.tokens, dtype), example.offsets};

@@ -130,6 +130,9 @@ void describe_machine(Table t, OptimizationConfig& c) {
            "tree = the same bits on 1, 2 and 4 ranks");
   t.number("bucket_mb", c.bucket_mb, 0.001, 65536, Effect::rounding,
            "gradient bucket that is reduced at once, in MB of fp32");
+  t.other("overlap", &c.overlap, Effect::none,
+          "ranks exchange gradients and weights while the passes compute; false = passes wait, the "
+          "same bits");
   t.other("recompute", &c.recompute, Effect::none,
           "keep no activations inside the blocks and run each again in the backward pass: less "
           "memory, the same bits");

@@ -59,6 +59,7 @@ struct OptimizationConfig {
   std::string reduce = "fp32";
   std::string reduction = "fast";
   double bucket_mb = 25;
+  bool overlap = true;
   bool recompute = false;
   std::int64_t threads = 0;
   std::int64_t log_every = 10;

@@ -72,7 +72,7 @@ RandomTraining::RandomTraining(Exec& exec, Communicator& communicator, const UNe
 
 void RandomTraining::passes() {
   const ArenaScope scope(exec_.arena);
-  run_passes(exec_, unet_, zero_.weights(), zero_, input_.at(shape_.most_rows),
+  run_passes(exec_, unet_, zero_.arriving_weights(), zero_, input_.at(shape_.most_rows),
              {.grad_scale = 1.0f / static_cast<float>(shape_.samples * ranks_)}, losses_);
   zero_.end_microbatch();
 }
@@ -83,7 +83,8 @@ void RandomTraining::step() {
   if (!replays_.run(0, [this] { passes(); })) zero_.skip_microbatch();
   const UpdateOptions update{.adamw = {.lr = 1e-4, .step = ++steps_}};
   zero_.plan_update({&update, 1});
-  if (!replays_.run(1, [this] { zero_.update(); })) zero_.update(Zero2::Update::played);
+  replays_.run(1, [this] { zero_.update_shard(); });
+  zero_.gather_updated();
 }
 
 double RandomTraining::mean_loss() const {

@@ -93,6 +93,7 @@ Zero2Options zero2_options(const TrainConfig& config) {
   o.wire = config.train.reduce == "bf16" ? DType::bf16 : DType::f32;
   o.bucket_bytes = static_cast<std::int64_t>(config.train.bucket_mb * 1e6);
   o.reduction = config.train.reduction == "tree" ? Reduction::tree : Reduction::ordered;
+  o.overlap = config.train.overlap;
   o.ema = config.train.ema_decay > 0;
   return o;
 }

@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "core/activity.hpp"
+#include "core/spans.hpp"
 #include "dist/device_communicator.hpp"
 #include "kernels/ops.hpp"
 #include "model/weights.hpp"
@@ -112,7 +113,7 @@ void Learner::pass(std::int64_t rows, const Batch& batch, const Captions& captio
   const ArenaScope scope(exec_.arena);
   const PassInput input = input_.at(rows);
   const PassResult result =
-      run_passes(exec_, unet_, zero_.weights(), zero_, input,
+      run_passes(exec_, unet_, zero_.arriving_weights(), zero_, input,
                  {.prediction = schedule_.config().prediction,
                   .key = key_,
                   .grad_scale = 1.0f / static_cast<float>(config_.train.batch),
@@ -147,6 +148,7 @@ void Learner::run_microbatch(int index, UnderWay& step, StepDump* dump) {
 }
 
 void Learner::update_weights() {
+  const spans::Span span("update", "pass");
   const auto& c = config_.train;
   // How many updates the steps under way have made is known on the device only.
   std::vector<UpdateOptions> candidates;
@@ -160,11 +162,14 @@ void Learner::update_weights() {
                           .ema_decay = static_cast<float>(ema_decay(c, made + 1)),
                           .clip_norm = static_cast<float>(c.clip)});
   zero_.plan_update(candidates);
-  if (!replays_.run(update_key, [&] { zero_.update(); })) zero_.update(Zero2::Update::played);
+  if (!mode_.replays) return zero_.update();
+  replays_.run(update_key, [&] { zero_.update_shard(); });
+  zero_.gather_updated();
 }
 
 void Learner::start_step(bool stop, StepDump* dump) {
   STRATA_CHECK(std::ssize(under_way_) <= mode_.behind, "{} steps are under way", under_way_.size());
+  const spans::Span span("step", "step", static_cast<int>(steps_ + 1));
   const double waited = loader_->wait_seconds();
   activity::at_step(steps_ + 1);
   UnderWay step{
@@ -188,6 +193,7 @@ void Learner::start_step(bool stop, StepDump* dump) {
 }
 
 StepOutcome Learner::finish(const UnderWay& step) {
+  const spans::Span span("finish step", "step", static_cast<int>(step.step));
   (between_devices_ ? *between_devices_ : communicator_).await(results_.moment(step.slot));
   const std::byte* result = results_.at(step.slot);
   const int ranks = communicator_.size();

@@ -28,7 +28,7 @@ struct Sums {
 void measure(Exec& exec, const UNet& unet, const Weights& weights, const NoiseSchedule& schedule,
              const Batch& batch, const ValidationOptions& options, int k, Sums& sums) {
   const ArenaScope scope(exec.arena);
-  const DType dtype = weights.flat().dtype;
+  const DType dtype = weights.dtype();
   const auto size = static_cast<std::int64_t>(batch.samples.size());
   std::vector<int> timesteps;
   for (const auto sample : batch.samples)

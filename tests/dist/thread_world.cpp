@@ -16,9 +16,11 @@ namespace {
 
 /// What the ranks of one channel share: every rank shows a pointer, all meet, all look, all meet.
 struct Channel {
-  explicit Channel(int ranks) : meet(ranks), shown(ranks) {}
+  Channel(int ranks, std::function<void(int)> hook)
+      : meet(ranks), shown(ranks), before_gather(std::move(hook)) {}
   std::barrier<> meet;
   std::vector<const void*> shown;
+  const std::function<void(int)> before_gather;
   std::mutex mutex;
   std::map<int, std::shared_ptr<Channel>> duplicates;
 };
@@ -70,6 +72,7 @@ class ThreadCommunicator : public Communicator {
     });
   }
   void all_gather(Tensor full, std::int64_t part) override {
+    channel_->before_gather(rank_);
     look(full.data, [&] {
       for (int r = 0; r < size_; ++r) {
         const IndexRange theirs = part_of(full.numel(), part, r);
@@ -94,7 +97,7 @@ class ThreadCommunicator : public Communicator {
     {
       const std::lock_guard lock(channel_->mutex);
       auto& entry = channel_->duplicates[duplicates_++];
-      if (!entry) entry = std::make_shared<Channel>(size_);
+      if (!entry) entry = std::make_shared<Channel>(size_, channel_->before_gather);
       copy = entry;
     }
     return std::make_unique<ThreadCommunicator>(copy, rank_, size_);
@@ -118,7 +121,13 @@ class ThreadCommunicator : public Communicator {
 }  // namespace
 
 void run_ranks(int ranks, const std::function<void(Communicator&)>& body) {
-  const auto channel = std::make_shared<Channel>(ranks);
+  run_ranks(
+      ranks, [](int) {}, body);
+}
+
+void run_ranks(int ranks, const std::function<void(int rank)>& before_gather,
+               const std::function<void(Communicator&)>& body) {
+  const auto channel = std::make_shared<Channel>(ranks, before_gather);
   std::vector<std::exception_ptr> errors(ranks);
   std::vector<std::thread> threads;
   for (int r = 0; r < ranks; ++r)

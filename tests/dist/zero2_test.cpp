@@ -5,7 +5,11 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <array>
+#include <atomic>
+#include <chrono>
 #include <cmath>
+#include <condition_variable>
 #include <limits>
 #include <mutex>
 
@@ -63,10 +67,10 @@ UpdateOptions update_of(int step) {
 
 /// One backward: writes the gradient of every parameter in completion order, a few at a time.
 void backward(Zero2& zero, int step, int lane) {
-  const ParameterTable& table = zero.weights().table();
+  const ParameterTable& table = zero.arriving_weights().table();
   for (const ParamId id : table.completion_order()) {
     const Tensor gradient = zero[id];
-    const Tensor parameter = zero.weights()[id];
+    const Tensor parameter = zero.arriving_weights()[id];
     ASSERT_EQ(gradient.shape, table[id].memory_shape);
     for (std::int64_t i = 0; i < gradient.numel(); ++i) {
       const float value = parameter.dtype == DType::bf16 ? to_float(parameter.as<bf16>()[i])
@@ -190,6 +194,64 @@ TEST(Zero2, OverlapChangesNoBit) {
     EXPECT_EQ(with.ema, without.ema);
     EXPECT_EQ(with.norms, without.norms);
   }
+}
+
+TEST(Zero2, ALayerWaitsForItsOwnBucketOnly) {
+  // All but the first all-gather behind the update stand still until each rank has read what the
+  // first one brought.
+  std::mutex mutex;
+  std::condition_variable changed;
+  int readers = 0;
+  bool holds = false, gave_up = false;
+  std::array<int, 2> gathers{};
+  const auto before_gather = [&](int rank) {
+    std::unique_lock lock(mutex);
+    if (!holds || gathers[rank]++ == 0) return;
+    gave_up |= !changed.wait_for(lock, std::chrono::seconds(10), [&] { return readers == 2; });
+  };
+  run_ranks(2, before_gather, [&](Communicator& comm) {
+    Exec exec(host_device, 1);
+    const ParameterTable table = toy_table();
+    Zero2 zero(exec, comm, table, {.bucket_bytes = 1});  // each parameter is its own bucket
+    zero.set_parameters(initial(table));
+    comm.barrier();
+    {
+      const std::lock_guard lock(mutex);
+      holds = true;
+    }
+    run_step(zero, comm, 1, update_of(1));
+    const ParamId first = table.completion_order().back();
+    const Tensor early = zero.arriving_weights()[first];
+    const std::vector<float> seen(early.as<float>(), early.as<float>() + early.numel());
+    {
+      const std::lock_guard lock(mutex);
+      ++readers;
+    }
+    changed.notify_all();
+    const Buffer master(DType::f32, {table.numel()});
+    const Tensor all = zero.weights().flat();
+    const std::vector<float> gathered(all.as<float>(), all.as<float>() + all.numel());
+    zero.gather_master(master);
+    EXPECT_EQ(gathered, std::vector<float>(master.as<float>(), master.as<float>() + all.numel()));
+    EXPECT_TRUE(std::equal(seen.begin(), seen.end(), gathered.begin() + table[first].offset));
+  });
+  EXPECT_FALSE(gave_up);
+}
+
+TEST(Zero2, TheEndWaitsForGathersOfOtherRanks) {
+  // A rank that has nothing more to read must not leave the others alone in a collective.
+  std::atomic<int> gathers{0};
+  run_ranks(
+      2, [&](int) { ++gathers; },
+      [&](Communicator& comm) {
+        Exec exec(host_device, 1);
+        const ParameterTable table = toy_table();
+        Zero2 zero(exec, comm, table, {.bucket_bytes = 1});
+        zero.set_parameters(initial(table));
+        run_step(zero, comm, 1, update_of(1));
+        if (comm.rank() == 0) static_cast<void>(zero.weights());
+      });
+  EXPECT_EQ(gathers, 2 * toy_table().size());
 }
 
 TEST(Zero2, BucketSizeChangesNoBitButTheNormsOrder) {
