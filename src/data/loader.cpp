@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "core/error.hpp"
+#include "core/spans.hpp"
 
 namespace strata {
 
@@ -33,6 +34,7 @@ Loader::~Loader() {
 }
 
 Batch Loader::read(std::int64_t step, int microbatch) const {
+  const spans::Span span("read batch", "data");
   const std::int64_t lane = std::int64_t{microbatch} * schedule_.ranks + schedule_.rank;
   const std::uint64_t first =
       schedule_.first_counter +
@@ -47,6 +49,7 @@ Batch Loader::read(std::int64_t step, int microbatch) const {
 }
 
 void Loader::run() {
+  spans::name_thread("loader");
   try {
     for (std::int64_t step = 0; schedule_.steps < 0 || step < schedule_.steps; ++step) {
       for (int microbatch = 0; microbatch < schedule_.microbatches(); ++microbatch) {
@@ -68,6 +71,7 @@ void Loader::run() {
 }
 
 Batch Loader::next() {
+  const spans::Span span("wait for data", "wait");
   const auto start = std::chrono::steady_clock::now();
   std::unique_lock lock(mutex_);
   changed_.wait(lock, [&] { return !ready_.empty() || done_; });

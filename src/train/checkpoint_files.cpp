@@ -14,6 +14,7 @@
 
 #include "core/activity.hpp"
 #include "core/file.hpp"
+#include "core/spans.hpp"
 
 namespace strata::checkpoint {
 
@@ -64,6 +65,7 @@ File write_shard(const std::string& folder, const std::string& name, Snapshot& s
   Sha256 hash;
   std::vector<std::byte> block(block_bytes);
   while (const std::size_t n = states.read(block.data(), block.size())) {
+    const spans::Span span("write block", "checkpoint");
     file.crc32c.push_back(crc32c(0, block.data(), n));
     hash.update(block.data(), n);
     out.write(block.data(), n);

@@ -7,6 +7,7 @@
 #include <mutex>
 
 #include "core/activity.hpp"
+#include "core/spans.hpp"
 
 namespace strata {
 
@@ -50,6 +51,7 @@ void CheckpointSaver::fly(Flight& flight, Communicator& channel) {
   SaveOutcome outcome;
   const SaveOrder& order = flight.order;
   outcome.step = order.step;
+  const spans::Span span("checkpoint", "checkpoint", static_cast<int>(order.step));
   try {
     outcome.info = save_checkpoint(channel, order.root, order.step, order.shard, order.config_hash,
                                    order.host_json, order.owner, flight.snapshot);
@@ -71,6 +73,7 @@ void CheckpointSaver::begin(SaveOrder order) {
   if (!channel_) return fly(*flight_, communicator_);
   thread_ = std::thread([flight = flight_, channel = channel_] {
     activity::set_thread(activity::Thread::checkpoint);
+    spans::name_thread("checkpoint");
     setpriority(PRIO_PROCESS, static_cast<id_t>(gettid()), 10);  // of this thread alone (Linux)
     fly(*flight, *channel);
   });

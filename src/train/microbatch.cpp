@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstring>
 
+#include "core/spans.hpp"
 #include "kernels/ops.hpp"
 #include "train/latents.hpp"
 
@@ -153,7 +154,7 @@ PassInput Microbatch::at(std::int64_t rows) const {
 
 PassResult run_passes(Exec& exec, const UNet& unet, const Weights& weights, Gradients& gradients,
                       const PassInput& input, const PassOptions& options, Tensor losses) {
-  const DType dtype = weights.flat().dtype;
+  const DType dtype = weights.dtype();
   PassResult result;
   result.latents =
       draw_latents(exec, options.key, input.latents, input.moments, input.posterior_at);
@@ -162,13 +163,18 @@ PassResult run_passes(Exec& exec, const UNet& unet, const Weights& weights, Grad
   const NoisedBatch& noised = result.noised;
 
   UNet::Saved saved{.recompute = options.recompute};
-  const Tensor prediction = unet.forward(exec, weights, noised.sample, noised.timesteps, input.text,
-                                         input.pooled, &saved);
+  Tensor prediction;
+  {
+    const spans::Span span("forward", "pass");
+    prediction = unet.forward(exec, weights, noised.sample, noised.timesteps, input.text,
+                              input.pooled, &saved);
+  }
 
   const Tensor dprediction = exec.empty(dtype, prediction.shape);
   ops::mse_loss(exec, losses, dprediction, prediction, noised.target, noised.weight,
                 options.grad_scale);
 
+  const spans::Span span("backward", "pass");
   unet.backward(exec, weights, gradients, saved, dprediction);
   return result;
 }

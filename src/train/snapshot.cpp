@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cstring>
 
+#include "core/spans.hpp"
+
 namespace strata {
 
 namespace {
@@ -59,6 +61,7 @@ void Snapshot::before_change(IndexRange elements) {
   if (!copies_.empty() || elements.size() == 0 || pieces_.empty()) return;
   using Clock = std::chrono::steady_clock;
   const auto start = Clock::now();
+  const spans::Span span("keep what the checkpoint has not read", "checkpoint");
   const auto element = size_of(states_[0].dtype);
   const std::size_t first = elements.begin * element / piece_bytes;
   const std::size_t last = (elements.end * element - 1) / piece_bytes;

@@ -23,6 +23,7 @@
 #include "train/run_state.hpp"
 #include "train/setup.hpp"
 #include "train/step.hpp"
+#include "train/step_trace.hpp"
 #include "train/validation.hpp"
 
 namespace strata {
@@ -479,7 +480,9 @@ TrainResult Run::train_to_the_end() {
   std::int64_t is_missing[] = {step() > 0 && metrics_ && !metrics_->has_validation(step())};
   communicator_.all_reduce_max(is_missing);
   if (is_missing[0] != 0 && validation_is_due()) validate_now();  // a stop had cut it
+  StepTrace trace(communicator_, options_.trace, options_.trace_steps);
   while (step() < config_.train.steps && !result.stopped) {
+    trace.before_step();
     const bool dumping = step() < options_.dump_steps;
     StepDump dump;
     const auto start = Clock::now();
@@ -495,10 +498,12 @@ TrainResult Run::train_to_the_end() {
       if (!after_step(outcome, step_s)) break;
       result = {step(), outcome.loss, outcome.stop && step() < config_.train.steps};
     }
+    trace.after_step();
     progress.update(step(), fmt::format("loss {:.4f} | {:.2f} images/s", result.loss,
                                         static_cast<double>(config_.train.batch) / step_s));
   }
   activity::enter(Section::end);
+  trace.finish();
   progress.finish(fmt::format("loss {:.4f}", result.loss));
   if (result.stopped) {
     say(fmt::format("stopped on request{} at step {}: a checkpoint is saved",

@@ -27,6 +27,8 @@ struct TrainOptions {
   std::string resume = "auto";  // auto | never | a checkpoint folder
   bool overwrite = false;       // with `never`: the folder's checkpoints may go
   std::int64_t dump_steps = 0;
+  std::string trace;  // file; see train/step_trace.hpp
+  std::int64_t trace_steps = 3;
   /// Called once before the first step: loads what sample images need. Absent: no sample images.
   std::function<Preview()> make_preview;
 };

@@ -22,6 +22,7 @@
 #include "model/weights.hpp"
 #include "tiny_run.hpp"
 #include "train/checkpoint.hpp"
+#include "train/checkpoint_manifest.hpp"
 #include "train/plan.hpp"
 #include "train/run_lock.hpp"
 
@@ -155,6 +156,57 @@ TEST_F(Training, MomentsContinueBitwiseAndAreAnotherRunThanSamples) {
     for (const char* key : {"loss", "grad_norm"}) EXPECT_EQ(a[step][key], b[step][key]) << step;
   EXPECT_EQ(read_file(RunFolder{whole.output.dir}.validation()),
             read_file(RunFolder{rest.output.dir}.validation()));
+}
+
+/// Checkpoints hold the master weights and moments: all that a run is.
+TEST_F(Training, OverlapChangesNoBit) {
+  std::map<std::string, std::string> states;
+  for (const std::string overlap : {"true", "false"}) {
+    const auto c =
+        config("overlap-" + overlap, {"train.overlap=" + overlap, "train.bucket_mb=0.005",
+                                      "train.precision=bf16", "train.steps=6"});
+    run_training(c, {}, world());
+    if (world().rank() != 0) continue;
+    for (int rank = 0; rank < world().size(); ++rank)
+      states[overlap] +=
+          read_file(fmt::format("{}/step-00000006/{}", RunFolder{c.output.dir}.checkpoints(),
+                                checkpoint::shard_name(rank, world().size())));
+    EXPECT_GT(states[overlap].size(), 100'000u);
+  }
+  EXPECT_TRUE(states["true"] == states["false"]);
+}
+
+TEST_F(Training, ATraceShowsWhatTheThreadsOfEveryRankDid) {
+  TrainOptions options;
+  options.trace = dir_ + "/traces/trace.json";
+  options.trace_steps = 2;
+  run_training(config("traced", {"train.steps=6", "train.checkpoint_every=1",
+                                 "train.checkpoint_background=false"}),
+               options, world());
+  if (world().rank() != 0) return;
+  const auto trace = nlohmann::json::parse(read_file(options.trace));
+  std::map<std::pair<int, int>, std::string> threads;
+  std::map<std::string, std::set<std::string>> names;  // by thread
+  std::map<int, std::set<std::string>> steps;          // by rank
+  for (const auto& event : trace.at("traceEvents")) {
+    const std::pair<int, int> lane(event.at("pid"), event.at("tid"));
+    const std::string name = event.at("name");
+    if (name == "thread_name") threads[lane] = event.at("args").at("name");
+    if (event.at("ph") != "X") continue;
+    EXPECT_GE(event.at("dur").get<double>(), 0);
+    names[threads.at(lane)].insert(name);
+    if (name.starts_with("step ")) steps[lane.first].insert(name);
+  }
+  ASSERT_EQ(static_cast<int>(steps.size()), world().size());
+  for (const auto& [rank, traced] : steps)
+    EXPECT_EQ(traced, (std::set<std::string>{"step 3", "step 4"})) << rank;
+  for (const char* name : {"forward", "backward", "update", "wait for data"})
+    EXPECT_TRUE(names["main"].contains(name)) << name;
+  EXPECT_TRUE(names["loader"].contains("read batch"));
+  EXPECT_TRUE(names["main"].contains("write block"));
+  const auto& communication = names[world().size() > 1 ? "communication" : "main"];
+  EXPECT_TRUE(communication.contains("reduce-scatter 0"));
+  EXPECT_TRUE(communication.contains("all-gather 0"));
 }
 
 TEST_F(Training, TreeReductionGivesTheSameBits) {

@@ -25,7 +25,11 @@ int train(const Arguments& arguments, Communicator& communicator) {
       "dry-run", toggle(), "say what the run would need, and stop")(
       "no-graph", toggle(), "train.graph = false: on a GPU call every op, play no CUDA graph")(
       "dump-steps", po::value<std::int64_t>()->default_value(0),
-      "write the inputs of the first N steps to dump/");
+      "write the inputs of the first N steps to dump/")(
+      "trace", po::value<std::string>()->default_value(""),
+      "file: what every thread of every rank does during a few steps, for chrome://tracing or "
+      "Perfetto")("trace-steps", po::value<std::int64_t>()->default_value(3),
+                  "so many steps, behind the first two");
   if (!options.parse(arguments)) return 0;
   auto overrides = options.has("set") ? options.get<std::vector<std::string>>("set")
                                       : std::vector<std::string>{};
@@ -36,6 +40,9 @@ int train(const Arguments& arguments, Communicator& communicator) {
   how.resume = options.text("resume");
   how.overwrite = options.flag("overwrite");
   how.dump_steps = options.get<std::int64_t>("dump-steps");
+  how.trace = options.text("trace");
+  how.trace_steps = options.get<std::int64_t>("trace-steps");
+  if (how.trace_steps < 1) fail(Exit::usage, "--trace-steps: must be at least 1");
   if (how.overwrite && how.resume != "never")
     fail(Exit::usage, "--overwrite goes with --resume never");
   if (how.dump_steps < 0) fail(Exit::usage, "--dump-steps: negative");
