@@ -118,28 +118,79 @@ std::int64_t CacheReader::tokens(std::int64_t row) const {
   return shard.tokens(row - shard.first_row);
 }
 
+namespace {
+
+DType held_as(CacheDType stored) {
+  return stored == CacheDType::bfloat16 ? DType::bf16 : DType::f32;
+}
+
+/// Whether the bytes of the file are those of the tensor.
+bool is_same(CacheDType stored, DType dtype) {
+  return (stored == CacheDType::bfloat16 && dtype == DType::bf16) ||
+         (stored == CacheDType::float32 && dtype == DType::f32);
+}
+
+/// Where the file's bytes go: into the tensor, or to a place from which they are widened into it.
+std::span<std::byte> landing(const Tensor& to, CacheDType stored, std::size_t bytes,
+                             std::vector<std::byte>& aside) {
+  if (to && is_same(stored, to.dtype)) return {to.data, bytes};
+  STRATA_CHECK(!to || to.dtype == DType::f32, "{} out of a cache of {}", name_of(to.dtype),
+               name_of(stored));
+  aside.resize(bytes);
+  return aside;
+}
+
+}  // namespace
+
+DType CacheReader::values_dtype() const {
+  return held_as(manifest_.dtype);
+}
+DType CacheReader::pooled_dtype() const {
+  return held_as(shards_.front()->layout.pooled_dtype());
+}
+
+void CacheReader::will_read(std::int64_t row) const {
+  const Shard& shard = shard_of(row);
+  const std::int64_t local = row - shard.first_row;
+  const std::uint64_t bytes = shard.layout.row_bytes();
+  shard.file.will_read(
+      shard.at.values + static_cast<std::uint64_t>(shard.first_token(local)) * bytes,
+      static_cast<std::uint64_t>(shard.tokens(local)) * bytes);
+}
+
 void CacheReader::read_row(std::int64_t row, float* values, float* pooled) const {
+  read_row(row, view_of(values, {tokens(row) * manifest_.elements()}),
+           pooled ? view_of(pooled, {pooled_dim_}) : Tensor{});
+}
+
+void CacheReader::read_row(std::int64_t row, Tensor values, Tensor pooled) const {
   const Shard& shard = shard_of(row);
   const ShardLayout& layout = shard.layout;
   const auto local = static_cast<std::uint64_t>(row - shard.first_row);
   const std::int64_t tokens = shard.tokens(static_cast<std::int64_t>(local));
   const auto first =
       static_cast<std::uint64_t>(shard.first_token(static_cast<std::int64_t>(local)));
-  thread_local std::vector<std::byte> stored, stored_pooled;
+  STRATA_CHECK(values.numel() == tokens * manifest_.elements() &&
+               (!pooled || pooled.numel() == pooled_dim_));
+  thread_local std::vector<std::byte> aside, aside_pooled;
   thread_local std::vector<float> scale;
-  stored.resize(static_cast<std::size_t>(tokens) * layout.row_bytes());
+  const auto stored =
+      landing(values, layout.dtype, static_cast<std::size_t>(tokens) * layout.row_bytes(), aside);
   shard.file.read_at(shard.at.values + first * layout.row_bytes(), stored);
   scale.resize(layout.has_scale() ? static_cast<std::size_t>(tokens) : 0);
   shard.file.read_at(shard.at.scale + first * 4, std::as_writable_bytes(std::span(scale)));
-  stored_pooled.resize(layout.pooled_row_bytes());
+  const auto stored_pooled =
+      landing(pooled, layout.pooled_dtype(), layout.pooled_row_bytes(), aside_pooled);
   shard.file.read_at(shard.at.pooled + local * layout.pooled_row_bytes(), stored_pooled);
   if (row_crc(samples_[row], stored, std::as_bytes(std::span(scale)), stored_pooled) !=
       shard.crcs[local])
     fail(Exit::data, "{}: sample {}: CRC-32C is wrong: the row is damaged", shard.file.path(),
          samples_[row]);
-  widen(values, stored.data(), layout.dtype, tokens, manifest_.elements(), scale.data());
-  if (pooled && pooled_dim_ > 0)
-    widen(pooled, stored_pooled.data(), layout.pooled_dtype(), 1, pooled_dim_, nullptr);
+  if (stored.data() != values.data)
+    widen(values.as<float>(), stored.data(), layout.dtype, tokens, manifest_.elements(),
+          scale.data());
+  if (pooled && stored_pooled.data() != pooled.data)
+    widen(pooled.as<float>(), stored_pooled.data(), layout.pooled_dtype(), 1, pooled_dim_, nullptr);
 }
 
 void verify_cache(const std::string& dir) {

@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "core/tensor.hpp"
 #include "data/cache_format.hpp"
 
 namespace strata {
@@ -35,8 +36,15 @@ class CacheReader {
   /// Tokens of one row (text); 1 for latents.
   std::int64_t tokens(std::int64_t row) const;
 
-  /// Reads one row, checks its CRC (Error(65) naming shard and sample) and widens it to f32.
-  /// values: tokens(row) * manifest().elements() floats; pooled: P floats or nullptr. Thread-safe.
+  /// How rows lie in the cache, where a tensor can lie so: bf16, otherwise f32.
+  DType values_dtype() const;
+  DType pooled_dtype() const;
+  /// It will be read soon: its values are fetched meanwhile. Thread-safe.
+  void will_read(std::int64_t row) const;
+  /// Reads one row and checks its CRC: Error(65) naming shard and sample. values: tokens(row) *
+  /// manifest().elements(), pooled: P or absent; each f32, or as above. Thread-safe.
+  void read_row(std::int64_t row, Tensor values, Tensor pooled) const;
+  /// The same, f32; pooled may be null.
   void read_row(std::int64_t row, float* values, float* pooled) const;
 
   struct Shard;

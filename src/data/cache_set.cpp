@@ -118,6 +118,14 @@ Shape CacheSet::latent_shape() const {
   return {m.latent_channels(), m.shape[1], m.shape[2]};
 }
 
+void CacheSet::will_read(std::span<const SampleOrder::Position> positions, Part part) const {
+  for (const auto& position : positions) {
+    const std::int64_t sample = ids(part)[position.sample_index];
+    latents_.will_read(latents_.find(sample));
+    text_.will_read(text_.find(sample));
+  }
+}
+
 Batch CacheSet::read(std::span<const SampleOrder::Position> positions, Part part) const {
   const auto list = ids(part);
   const auto count = static_cast<std::int64_t>(positions.size());
@@ -126,7 +134,7 @@ Batch CacheSet::read(std::span<const SampleOrder::Position> positions, Part part
   batch.moments = latent.holds_moments();
   batch.latents = Buffer(DType::f32, {count, latent.shape[0], latent.shape[1], latent.shape[2]});
   batch.offsets = Buffer(DType::i64, {count + 1});
-  if (pooled_dim() > 0) batch.pooled = Buffer(DType::f32, {count, pooled_dim()});
+  if (pooled_dim() > 0) batch.pooled = Buffer(text_.pooled_dtype(), {count, pooled_dim()});
   auto* const offsets = batch.offsets.as<std::int64_t>();
   std::vector<std::int64_t> text_rows;
   offsets[0] = 0;
@@ -138,12 +146,11 @@ Batch CacheSet::read(std::span<const SampleOrder::Position> positions, Part part
     text_rows.push_back(text_.find(list[index]));
     offsets[i + 1] = offsets[i] + text_.tokens(text_rows[i]);
   }
-  batch.tokens = Buffer(DType::f32, {offsets[count], text_dim()});
+  batch.tokens = Buffer(text_.values_dtype(), {offsets[count], text_dim()});
   for (std::int64_t i = 0; i < count; ++i) {
-    latents_.read_row(latents_.find(batch.samples[i]),
-                      batch.latents.as<float>() + i * latent.elements(), nullptr);
-    text_.read_row(text_rows[i], batch.tokens.as<float>() + offsets[i] * text_dim(),
-                   pooled_dim() > 0 ? batch.pooled.as<float>() + i * pooled_dim() : nullptr);
+    latents_.read_row(latents_.find(batch.samples[i]), batch.latents.tensor().rows(i, i + 1), {});
+    text_.read_row(text_rows[i], batch.tokens.tensor().rows(offsets[i], offsets[i + 1]),
+                   pooled_dim() > 0 ? batch.pooled.tensor().rows(i, i + 1) : Tensor{});
   }
   return batch;
 }

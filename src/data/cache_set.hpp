@@ -11,15 +11,15 @@
 
 namespace strata {
 
-/// B samples, on the host.
+/// B samples, on the host. Tokens and pooled vectors are bf16 where the cache is, otherwise f32.
 struct Batch {
   std::vector<std::int64_t> samples;  // B ids: the keys of all randomness
   std::vector<std::uint32_t> epochs;  // B
   Buffer latents;         // (B, C, h, w) f32, scaled; moments: (B, 2C, h, w) [mean | std]
   bool moments = false;   // `latents` are the posterior's, still to be drawn from
-  Buffer tokens;          // (T, D) f32, the texts laid end to end; T may be 0 (then (0, D))
+  Buffer tokens;          // (T, D), the texts laid end to end; T may be 0 (then (0, D))
   Buffer offsets;         // (B + 1) i64
-  Buffer pooled;          // (B, P) f32, or absent
+  Buffer pooled;          // (B, P), or absent
   std::int64_t step = 0;  // from the loader: counted from its first step
   int microbatch = 0;     // from the loader: within the step
 };
@@ -71,6 +71,9 @@ class CacheSet {
   const CacheManifest& latents_manifest() const { return latents_.manifest(); }
   const CacheManifest& text_manifest() const { return text_.manifest(); }
 
+  /// They will be read soon. Thread-safe.
+  void will_read(std::span<const SampleOrder::Position> positions,
+                 Part part = Part::training) const;
   /// Reads and checks the rows. Thread-safe.
   Batch read(std::span<const SampleOrder::Position> positions, Part part = Part::training) const;
 

@@ -39,6 +39,12 @@ std::uint64_t FileHandle::size() const {
   return static_cast<std::uint64_t>(status.st_size);
 }
 
+void FileHandle::will_read(std::uint64_t offset, std::uint64_t bytes) const {
+  // Advice only: a file system that does not take it reads when it is asked to.
+  static_cast<void>(::posix_fadvise(fd_, static_cast<off_t>(offset), static_cast<off_t>(bytes),
+                                    POSIX_FADV_WILLNEED));
+}
+
 void FileHandle::read_at(std::uint64_t offset, std::span<std::byte> to) const {
   const std::int64_t n = read_fully_at(fd_, to.data(), to.size(), offset);
   if (n < 0) fail_errno(path_, "pread");

@@ -19,6 +19,8 @@ class FileHandle {
 
   std::uint64_t size() const;
   /// All of `to`; where the file ends earlier is Error(65). Thread-safe.
+  /// These bytes will be read soon; the system may fetch them now.
+  void will_read(std::uint64_t offset, std::uint64_t bytes) const;
   void read_at(std::uint64_t offset, std::span<std::byte> to) const;
   void write_at(std::uint64_t offset, std::span<const std::byte> from) const;
   /// fsync and close, both checked.

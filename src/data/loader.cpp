@@ -33,33 +33,40 @@ Loader::~Loader() {
   thread_.join();
 }
 
-Batch Loader::read(std::int64_t step, int microbatch) const {
-  const spans::Span span("read batch", "data");
-  const std::int64_t lane = std::int64_t{microbatch} * schedule_.ranks + schedule_.rank;
+std::vector<SampleOrder::Position> Loader::positions(std::int64_t index) const {
+  const std::int64_t step = index / schedule_.microbatches();
+  const std::int64_t microbatch = index % schedule_.microbatches();
+  const std::int64_t lane = microbatch * schedule_.ranks + schedule_.rank;
   const std::uint64_t first =
       schedule_.first_counter +
       static_cast<std::uint64_t>(step * schedule_.global_batch + lane * schedule_.microbatch);
   std::vector<SampleOrder::Position> positions;
   for (std::int64_t i = 0; i < schedule_.microbatch; ++i)
     positions.push_back(order_.at(first + static_cast<std::uint64_t>(i)));
-  Batch batch = caches_.read(positions);
-  batch.step = step;
-  batch.microbatch = microbatch;
+  return positions;
+}
+
+Batch Loader::read(std::int64_t index) const {
+  const spans::Span span("read batch", "data");
+  Batch batch = caches_.read(positions(index));
+  batch.step = index / schedule_.microbatches();
+  batch.microbatch = static_cast<int>(index % schedule_.microbatches());
   return batch;
 }
 
 void Loader::run() {
   spans::name_thread("loader");
   try {
-    for (std::int64_t step = 0; schedule_.steps < 0 || step < schedule_.steps; ++step) {
-      for (int microbatch = 0; microbatch < schedule_.microbatches(); ++microbatch) {
-        Batch batch = read(step, microbatch);
-        std::unique_lock lock(mutex_);
-        changed_.wait(lock, [&] { return stop_ || ready_.size() < prefetch_; });
-        if (stop_) return;
-        ready_.push_back(std::move(batch));
-        changed_.notify_all();
-      }
+    caches_.will_read(positions(0));
+    const std::int64_t end = schedule_.steps * schedule_.microbatches();
+    for (std::int64_t index = 0; schedule_.steps < 0 || index < end; ++index) {
+      caches_.will_read(positions(index + 1));  // a disk has more to do than this batch
+      Batch batch = read(index);
+      std::unique_lock lock(mutex_);
+      changed_.wait(lock, [&] { return stop_ || ready_.size() < prefetch_; });
+      if (stop_) return;
+      ready_.push_back(std::move(batch));
+      changed_.notify_all();
     }
   } catch (...) {
     const std::lock_guard lock(mutex_);

@@ -43,7 +43,9 @@ class Loader {
 
  private:
   void run();
-  Batch read(std::int64_t step, int microbatch) const;
+  /// Of this rank's i-th microbatch.
+  std::vector<SampleOrder::Position> positions(std::int64_t index) const;
+  Batch read(std::int64_t index) const;
 
   const CacheSet& caches_;
   const SampleOrder order_;

@@ -78,14 +78,17 @@ void store(std::byte* to, const std::vector<T>& from) {
   std::memcpy(to, from.data(), from.size() * sizeof(T));
 }
 
-/// f32 values as `dtype`, and zeros up to `end` elements.
-void store_as(DType dtype, std::byte* to, const float* from, std::int64_t count, std::int64_t end) {
+/// The first `count` values of `from`, f32 or bf16, as `dtype`, and zeros up to `end` elements.
+void store_as(DType dtype, std::byte* to, Tensor from, std::int64_t count, std::int64_t end) {
   const std::size_t size = size_of(dtype);
-  if (dtype == DType::f32) {
-    std::memcpy(to, from, static_cast<std::size_t>(count) * size);
-  } else {
+  if (from.dtype == dtype) {
+    std::memcpy(to, from.data, static_cast<std::size_t>(count) * size);
+  } else if (dtype == DType::bf16) {
     auto* narrow = reinterpret_cast<bf16*>(to);
-    for (std::int64_t i = 0; i < count; ++i) narrow[i] = to_bf16(from[i]);
+    for (std::int64_t i = 0; i < count; ++i) narrow[i] = to_bf16(from.as<float>()[i]);
+  } else {
+    auto* wide = reinterpret_cast<float*>(to);
+    for (std::int64_t i = 0; i < count; ++i) wide[i] = to_float(from.as<bf16>()[i]);
   }
   std::memset(to + static_cast<std::size_t>(count) * size, 0,
               static_cast<std::size_t>(end - count) * size);
@@ -118,13 +121,13 @@ void Microbatch::set(const Batch& batch, const Captions& captions, const NoisePl
       fail(Exit::data, "sample {}: a caption of {} tokens, and the cache's max_tokens is {}",
            batch.samples[i], end - begin, shape_.longest);
     store_as(shape_.dtype, to + layout_.tokens + static_cast<std::size_t>(begin * width) * size,
-             batch.tokens.as<float>() + from[i] * width, (end - begin) * width,
+             batch.tokens.tensor().rows(from[i], from[i + 1]), (end - begin) * width,
              ((i + 1 == b ? rows : end) - begin) * width);
     if (shape_.pooled_dim == 0) continue;
     const std::int64_t count = captions.dropped[i] ? 0 : shape_.pooled_dim;
     store_as(shape_.dtype,
              to + layout_.pooled + static_cast<std::size_t>(i * shape_.pooled_dim) * size,
-             batch.pooled.as<float>() + i * shape_.pooled_dim, count, shape_.pooled_dim);
+             batch.pooled.tensor().rows(i, i + 1), count, shape_.pooled_dim);
   }
   feed_.send(layout_.tokens + static_cast<std::size_t>(rows * width) * size);
 }

@@ -47,6 +47,26 @@ TEST_F(LoaderTest, BatchesHoldWhatTheCachesHold) {
   for (int e = 0; e < 3; ++e) EXPECT_EQ(batch.pooled.as<float>()[3 + e], fixture_value(1004, e));
 }
 
+TEST_F(LoaderTest, TextIsHandedOverAsItLiesInABf16Cache) {
+  write_cache(folder_ / "narrow", text_plan(50, CacheDType::bfloat16));
+  const CacheSet set = CacheSet::open(folder_ / "latents", folder_ / "narrow");
+  const std::vector<SampleOrder::Position> positions{{7, 0}, {4, 1}, {49, 2}};
+  const Batch narrow = set.read(positions), wide = open().read(positions);
+  ASSERT_EQ(narrow.tokens.tensor().dtype, DType::bf16);
+  ASSERT_EQ(narrow.pooled.tensor().dtype, DType::bf16);
+  EXPECT_EQ(narrow.tokens.tensor().shape, wide.tokens.tensor().shape);
+  EXPECT_EQ(narrow.latents.tensor().dtype, DType::f32);
+  for (std::int64_t i = 0; i < wide.tokens.tensor().numel(); ++i)
+    EXPECT_EQ(narrow.tokens.as<bf16>()[i].bits, to_bf16(wide.tokens.as<float>()[i]).bits) << i;
+  for (std::int64_t i = 0; i < wide.pooled.tensor().numel(); ++i)
+    EXPECT_EQ(narrow.pooled.as<bf16>()[i].bits, to_bf16(wide.pooled.as<float>()[i]).bits) << i;
+  // Widened on request, the values are the same.
+  const CacheReader text(folder_ / "narrow");
+  std::vector<float> values(15);
+  text.read_row(7, values.data(), nullptr);
+  for (int e = 0; e < 15; ++e) EXPECT_EQ(values[e], to_float(narrow.tokens.as<bf16>()[e]));
+}
+
 TEST_F(LoaderTest, MomentsAreHandedOverWhole) {
   write_cache(folder_ / "moments", moments_plan(50));
   const CacheSet set = CacheSet::open(folder_ / "moments", folder_ / "text");
