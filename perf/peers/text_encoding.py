@@ -15,7 +15,6 @@ import argparse
 import os
 import pathlib
 import statistics
-import subprocess
 import tempfile
 import time
 
@@ -32,6 +31,7 @@ parser.add_argument("--vocabulary", type=int, default=32000)
 arguments = parser.parse_args()
 os.environ["OMP_NUM_THREADS"] = str(arguments.threads)
 
+import race  # noqa: E402
 import torch  # noqa: E402: after the number of threads
 from safetensors.torch import save_file  # noqa: E402
 from transformers import LlamaConfig, LlamaModel  # noqa: E402
@@ -85,30 +85,27 @@ def main():
         command = [str(ROOT / "build/host/text_encoding"), folder, folder + "/texts"]
         if arguments.batch_tokens:
             command.append(str(arguments.batch_tokens))
-        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                              text=True) as process:
-            def ours():
-                process.stdin.write("again\n")
-                process.stdin.flush()
-                return float(process.stdout.readline().split()[arguments.processor_time])
+        worker = race.Worker(command)
 
-            by_length = sorted(range(len(texts)), key=lambda i: len(texts[i]))
-            as_they_come = list(range(len(texts)))
-            ours(), theirs(by_length[-64:])  # both are warm
-            turns = []
-            for turn in range(arguments.turns):
-                turns.append((ours(), theirs(by_length), theirs(as_they_come)))
-                print("turn {}: ours {:.0f}, sorted {:.0f}, as they come {:.0f} tokens/s".format(
-                    turn + 1, *(tokens / s for s in turns[-1])), flush=True)
-            process.stdin.close()
-    rates = [tokens / statistics.median(seconds) for seconds in zip(*turns)]
-    over_sorted = statistics.median(b / a for a, b, _ in turns)
-    over_plain = statistics.median(c / a for a, _, c in turns)
+        def ours():
+            return worker.ask()[arguments.processor_time]
+
+        by_length = sorted(range(len(texts)), key=lambda i: len(texts[i]))
+        as_they_come = list(range(len(texts)))
+        ours(), theirs(by_length[-64:])  # both are warm
+        turns = []
+        for turn in range(arguments.turns):
+            turns.append((ours(), theirs(by_length), theirs(as_they_come)))
+            print("turn {}: ours {:.0f}, sorted {:.0f}, as they come {:.0f} tokens/s".format(
+                turn + 1, *(tokens / s for s in turns[-1])), flush=True)
+        worker.close()
+    mine, by_size, plain = zip(*turns)
+    rates = [tokens / statistics.median(seconds) for seconds in (mine, by_size, plain)]
     print(f"{len(texts)} captions, {tokens} tokens, {arguments.threads} threads, bf16: "
           f"ours {rates[0]:.0f}, transformers sorted {rates[1]:.0f}, as they come {rates[2]:.0f} "
           "real tokens/s")
-    print(f"ratio over sorted {over_sorted:.2f} (wanted >= 1.6), over as they come "
-          f"{over_plain:.2f} (wanted >= 3)")
+    print(f"ratio over sorted {race.said(race.ratios(by_size, mine))} (wanted >= 1.6), "
+          f"over as they come {race.said(race.ratios(plain, mine))} (wanted >= 3)")
 
 
 main()

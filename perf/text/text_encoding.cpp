@@ -61,7 +61,7 @@ void race(const std::string& model_dir, const std::string& texts, std::int64_t t
     });
     const double processor = static_cast<double>(std::clock() - busy) / CLOCKS_PER_SEC;
     const auto end = std::chrono::steady_clock::now();
-    fmt::print("{:.6f} {:.6f}\n", std::chrono::duration<double>(end - begin).count(), processor);
+    fmt::print("[{:.6f}, {:.6f}]\n", std::chrono::duration<double>(end - begin).count(), processor);
     std::fflush(stdout);
   }
 }
