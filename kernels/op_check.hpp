@@ -1,14 +1,32 @@
 #pragma once
 // What the public edge of the ops shares.
 
-#include "kernels/ops.hpp"
+#include <array>
+#include <cstring>
+#include <exception>
+
+#include "core/spans.hpp"
+#include "kernels/backend.hpp"
 
 namespace strata::ops {
 
-/// Collects what an op demands of its arguments; a broken demand is Error(70) naming op and tensor.
+/// One call of an op: a span of time, and what the op demands of its arguments; a broken demand is
+/// Error(70) naming op and tensor. While spans are kept, its bytes are those of all tensors that it
+/// was checked for, each once, and on a device the op is waited for, so that the span is its time.
 class Check {
  public:
-  Check(Exec& exec, const char* op) : device_(exec.device()), op_(op) {}
+  Check(Exec& exec, const char* op) : exec_(exec), op_(op), span_(op, "op") {}
+  ~Check() {
+    if (span_.is_kept() && !(exec_.device() == host_device) && std::uncaught_exceptions() == 0)
+      exec_.backend().synchronize();
+  }
+  Check(const Check&) = delete;
+  Check& operator=(const Check&) = delete;
+
+  /// Operations that the call stands for.
+  void flops(double operations) const {
+    if (span_.is_kept()) span_.add_work(operations, 0);
+  }
 
   /// Present, on the device, of this dtype and shape.
   const Check& is(const char* name, const Tensor& t, DType dtype, const Shape& shape) const {
@@ -65,15 +83,29 @@ class Check {
  private:
   void present(const char* name, const Tensor& t) const {
     if (!t) fail(Exit::internal, "{}: {} is absent", op_, name);
-    if (!(t.device == device_)) fail(Exit::internal, "{}: {} is on another device", op_, name);
+    if (!(t.device == exec_.device()))
+      fail(Exit::internal, "{}: {} is on another device", op_, name);
+    if (span_.is_kept()) [[unlikely]]
+      count(name, t);
+  }
+  /// A tensor is checked several times, by the same name.
+  void count(const char* name, const Tensor& t) const {
+    for (std::size_t i = 0; i < counted_; ++i)
+      if (std::strcmp(names_[i], name) == 0) return;
+    if (counted_ == names_.size()) return;
+    names_[counted_++] = name;
+    span_.add_work(0, static_cast<double>(t.bytes()));
   }
   [[noreturn]] void wrong(const char* name, const Tensor& t, const std::string& expected) const {
     fail(Exit::internal, "{}: {} is {} {}, expected {}", op_, name, to_string(t.shape),
          name_of(t.dtype), expected);
   }
 
-  Device device_;
+  Exec& exec_;
   const char* op_;
+  mutable spans::Span span_;
+  mutable std::array<const char*, 16> names_;
+  mutable std::size_t counted_ = 0;
 };
 
 }  // namespace strata::ops

@@ -12,6 +12,11 @@ using portable::rows_of;
 
 namespace {
 
+/// (M,K) times (K,N).
+double product_flops(std::int64_t m, std::int64_t n, std::int64_t k) {
+  return 2.0 * static_cast<double>(m) * static_cast<double>(n) * static_cast<double>(k);
+}
+
 enum class Rows { all_owned, may_be_left };
 
 /// (B+1) non-decreasing host offsets ending at `total`, or before it where rows may be left.
@@ -39,6 +44,7 @@ void linear(Exec& exec, Tensor y, Tensor x, Tensor w, Tensor b) {
   const std::int64_t n = w.shape[0], k = w.shape[1], m = rows_of(x);
   check.matrix("x", x, x.dtype, m, k).is("w", w, x.dtype, {n, k}).matrix("y", y, x.dtype, m, n);
   check.optional("b", b, x.dtype, {n});
+  check.flops(product_flops(m, n, k));
   exec.backend().linear(exec, y, x, w, b);
 }
 
@@ -55,16 +61,22 @@ void linear(Exec& exec, Tensor y, Tensor x, const PackedWeight& w, Tensor b, std
   check.is("w", w.data, x.dtype, w.data.tensor().shape).optional("b", b, x.dtype, {w.n});
   check.that(block == packed_rows || block == packed_few_rows, "blocks of {} rows", block);
   check.that(m % block == 0, "{} rows, not a multiple of {}", m, block);
+  check.flops(product_flops(m, w.n, w.k));
   exec.backend().linear(exec, y, x, w, b, block);
 }
 
 void linear_backward(Exec& exec, Tensor dx, Tensor dw, Tensor db, Tensor dy, Tensor x, Tensor w) {
-  const Check check(exec, "linear_backward");
+  if (spans::are_kept() && dx && (dw || db)) {
+    linear_backward(exec, dx, {}, {}, dy, x, w);
+    return linear_backward(exec, {}, dw, db, dy, x, w);
+  }
+  const Check check(exec, dx ? "linear_backward" : "linear_backward dw");
   check.activation("x", x).rank("w", w, 2);
   const std::int64_t n = w.shape[0], k = w.shape[1], m = rows_of(x);
   check.matrix("x", x, x.dtype, m, k).is("w", w, x.dtype, {n, k}).matrix("dy", dy, x.dtype, m, n);
   if (dx) check.matrix("dx", dx, x.dtype, m, k);
   check.optional("dw", dw, DType::f32, {n, k}).optional("db", db, DType::f32, {n});
+  check.flops(product_flops(m, n, k) * ((dx ? 1 : 0) + (dw ? 1 : 0)));
   exec.backend().linear_backward(exec, dx, dw, db, dy, x, w);
 }
 
@@ -86,15 +98,22 @@ void conv2d(Exec& exec, Tensor y, Tensor x, Tensor w, Tensor b, Conv2dParams p) 
   const Check check(exec, "conv2d");
   check_conv(check, "y", y, x, w, p);
   check.optional("b", b, x.dtype, {w.shape[0]});
+  check.flops(product_flops(rows_of(y), w.shape[0], w.numel() / w.shape[0]));
   exec.backend().conv2d(exec, y, x, w, b, p);
 }
 
 void conv2d_backward(Exec& exec, Tensor dx, Tensor dw, Tensor db, Tensor dy, Tensor x, Tensor w,
                      Conv2dParams p) {
-  const Check check(exec, "conv2d_backward");
+  if (spans::are_kept() && dx && (dw || db)) {
+    conv2d_backward(exec, dx, {}, {}, dy, x, w, p);
+    return conv2d_backward(exec, {}, dw, db, dy, x, w, p);
+  }
+  const Check check(exec, dx ? "conv2d_backward" : "conv2d_backward dw");
   check_conv(check, "dy", dy, x, w, p);
   check.optional("dx", dx, x.dtype, x.shape).optional("dw", dw, DType::f32, w.shape);
   check.optional("db", db, DType::f32, {w.shape[0]});
+  check.flops(product_flops(rows_of(dy), w.shape[0], w.numel() / w.shape[0]) *
+              ((dx ? 1 : 0) + (dw ? 1 : 0)));
   exec.backend().conv2d_backward(exec, dx, dw, db, dy, x, w, p);
 }
 
@@ -156,7 +175,8 @@ void rms_norm(Exec& exec, Tensor y, Tensor x, Tensor w, float eps, RmsScale scal
 // --- pointwise
 // ------------------------------------------------------------------------------------
 void silu(Exec& exec, Tensor y, Tensor x) {
-  Check(exec, "silu").activation("x", x, 0).is("y", y, x.dtype, x.shape);
+  const Check check(exec, "silu");
+  check.activation("x", x, 0).is("y", y, x.dtype, x.shape);
   exec.backend().silu(exec, y, x);
 }
 
@@ -180,7 +200,8 @@ void geglu_backward(Exec& exec, Tensor dh, Tensor dy, Tensor h) {
 }
 
 void activation(Exec& exec, Tensor y, Tensor x, Activation activation) {
-  Check(exec, "activation").activation("y", y, 0).is("x", x, y.dtype, y.shape);
+  const Check check(exec, "activation");
+  check.activation("y", y, 0).is("x", x, y.dtype, y.shape);
   exec.backend().activation(exec, y, x, activation);
 }
 
@@ -219,7 +240,8 @@ void cast(Exec& exec, Tensor y, Tensor x) {
 }
 
 void fill(Exec& exec, Tensor y, float value) {
-  Check(exec, "fill").floating("y", y);
+  const Check check(exec, "fill");
+  check.floating("y", y);
   exec.backend().fill(exec, y, value);
 }
 
@@ -295,6 +317,17 @@ void check_attention(const Check& check, const char* op, const Tensor& q, const 
              "k_offsets on the device need longest_keys, and no positions");
 }
 
+/// Scores and weighted sums of every query with every key of its sequence; 0 where the offsets are
+/// not known here.
+double attention_flops(const Tensor& q, const Tensor& q_offsets, const Tensor& k_offsets) {
+  if (!(k_offsets.device == host_device)) return 0;
+  double pairs = 0;
+  const auto *q_at = q_offsets.as<std::int64_t>(), *k_at = k_offsets.as<std::int64_t>();
+  for (std::int64_t b = 0; b + 1 < q_offsets.numel(); ++b)
+    pairs += static_cast<double>((q_at[b + 1] - q_at[b]) * (k_at[b + 1] - k_at[b]));
+  return 4.0 * pairs * static_cast<double>(q.shape[1] * q.shape[2]);
+}
+
 /// Rows behind the last sequence, where the offsets are known here.
 void clear_nobodys(Exec& exec, const Tensor& rows, const Tensor& offsets) {
   if (!(offsets.device == host_device)) return;
@@ -318,6 +351,7 @@ void attention(Exec& exec, Tensor o, Tensor lse, Tensor q, Tensor k, Tensor v, T
     const auto *q_at = q_offsets.as<std::int64_t>() + i, *k_at = k_offsets.as<std::int64_t>() + i;
     check.that(q_at[1] - q_at[0] <= k_at[1] - k_at[0], "sequence {} has more queries than keys", i);
   }
+  if (spans::are_kept()) check.flops(attention_flops(q, q_offsets, k_offsets));
   exec.backend().attention(exec, o, lse, q, k, v, q_offsets, k_offsets, p);
 }
 
@@ -331,6 +365,8 @@ void attention_backward(Exec& exec, Tensor dq, Tensor dk, Tensor dv, Tensor dout
   check.is("dout", dout, q.dtype, q.shape).is("dq", dq, q.dtype, q.shape);
   check.is("dk", dk, q.dtype, k.shape).is("dv", dv, q.dtype, k.shape);
   check.is("lse", lse, DType::f32, {q.shape[0], q.shape[1]});
+  // Two products forward, four and the scores once more backward.
+  if (spans::are_kept()) check.flops(2.5 * attention_flops(q, q_offsets, k_offsets));
   exec.backend().attention_backward(exec, dq, dk, dv, dout, q, k, v, o, lse, q_offsets, k_offsets,
                                     p);
   clear_nobodys(exec, dk, k_offsets);

@@ -2,6 +2,8 @@
 
 #include <omp.h>
 
+#include "core/spans.hpp"
+
 namespace strata::host {
 
 std::size_t CallKeyHash::operator()(const CallKey& key) const {
@@ -39,6 +41,8 @@ void* Vendor::weights(const std::byte* w, const dnnl::memory::desc& plain,
     entry->version = 0;
   }
   if (!keeps_layouts_ || entry->version != version_) {
+    spans::Span span("reorder weights", "op");
+    span.add_work(0, static_cast<double>(plain.get_size() + wanted.get_size()));
     run(entry->reorder, plain, w, wanted, to.tensor().data);
     entry->version = version_;
   }

@@ -47,16 +47,16 @@ std::vector<Lane> stop() {
   return std::exchange(lanes, {});
 }
 
-void Span::begin(std::string_view name, const char* kind, int index) {
-  name_ = index < 0 ? std::string(name) : fmt::format("{} {}", name, index);
-  kind_ = kind;
-  begin_ = now();
+void Span::begin(std::string_view name, const char* kind, std::int64_t index) {
+  event_.name = index < 0 ? std::string(name) : fmt::format("{} {}", name, index);
+  event_.kind = kind;
+  event_.begin = now();
 }
 
-void detail::keep(std::string&& name, const char* kind, std::int64_t begin) {
-  const std::int64_t end = now();
+void detail::keep(Event&& event) {
+  event.end = now();
   const std::lock_guard lock(mutex);
-  if (!are_kept() || begin < started) return;
+  if (!are_kept() || event.begin < started) return;
   if (own.started != started) {
     own = {own.name, started, lanes.size()};
     lanes.push_back({own.name, {}, 0});
@@ -65,7 +65,7 @@ void detail::keep(std::string&& name, const char* kind, std::int64_t begin) {
   if (lane.events.size() == most_events)
     ++lane.left_out;
   else
-    lane.events.push_back({std::move(name), kind, begin, end});
+    lane.events.push_back(std::move(event));
 }
 
 // --- traces -------------------------------------------------------------------------------------

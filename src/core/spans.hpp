@@ -20,6 +20,7 @@ struct Event {
   std::string name;
   const char* kind;  // a literal
   std::int64_t begin, end;
+  double flops = 0, bytes = 0;  // as far as it said
 };
 
 /// One thread, in the order in which its spans ended: what a span contains comes before it.
@@ -45,7 +46,7 @@ std::vector<Lane> stop();
 namespace detail {
 // One a process, like the log: what takes time may be anywhere.
 inline std::atomic<bool> kept{false};
-void keep(std::string&& name, const char* kind, std::int64_t begin);
+void keep(Event&& event);
 }  // namespace detail
 
 inline bool are_kept() {
@@ -55,23 +56,28 @@ inline bool are_kept() {
 class Span {
  public:
   /// kind: a literal. index: added to the name where it is not negative.
-  Span(std::string_view name, const char* kind, int index = -1) {
+  Span(std::string_view name, const char* kind, std::int64_t index = -1) {
     if (are_kept()) [[unlikely]]
       begin(name, kind, index);
   }
   ~Span() {
-    if (begin_ >= 0) [[unlikely]]
-      detail::keep(std::move(name_), kind_, begin_);
+    if (is_kept()) [[unlikely]]
+      detail::keep(std::move(event_));
   }
   Span(const Span&) = delete;
   Span& operator=(const Span&) = delete;
 
- private:
-  void begin(std::string_view name, const char* kind, int index);
+  bool is_kept() const { return event_.begin >= 0; }
+  /// What it does: operations, and bytes of memory read and written.
+  void add_work(double flops, double bytes) {
+    event_.flops += flops;
+    event_.bytes += bytes;
+  }
 
-  std::int64_t begin_ = -1;
-  const char* kind_ = nullptr;
-  std::string name_;
+ private:
+  void begin(std::string_view name, const char* kind, std::int64_t index);
+
+  Event event_{.kind = nullptr, .begin = -1, .end = -1};
 };
 
 /// The lanes of one process in a trace.

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "core/spans.hpp"
+
 namespace strata {
 
 namespace {
@@ -153,6 +155,7 @@ std::vector<ParamId> UNet::completion_order() const {
 
 Tensor UNet::embed(Exec& exec, const Weights& weights, Tensor timesteps, Tensor pooled, DType dtype,
                    Saved* saved) const {
+  const spans::Span span("embeddings", "block");
   const Tensor waves = exec.empty(dtype, {timesteps.shape[0], config_.block_out_channels[0]});
   ops::timestep_embedding(exec, waves, timesteps, config_.flip_sin_to_cos, config_.freq_shift);
   const Tensor embedding =
@@ -175,6 +178,7 @@ Tensor UNet::embed_text(Exec& exec, const Weights& weights, Tensor tokens, Saved
 
 void UNet::backward_embeddings(Exec& exec, const Weights& weights, Gradients& gradients,
                                const Saved& saved, const ConditionGradients& dconditions) const {
+  const spans::Span span("embeddings", "block");
   const DType dtype = saved.embedding.dtype;
   if (text_projection_) {
     const Tensor dtext = exec.empty(dtype, dconditions.dtext.shape);
@@ -228,16 +232,26 @@ Tensor UNet::forward(Exec& exec, const Weights& weights, Tensor sample, Tensor t
       embed(exec, weights, timesteps, pooled, sample.dtype, saved),
       {embed_text(exec, weights, text.tokens, saved), text.offsets, text.longest}};
   if (saved) saved->conditions = conditions;
-  Tensor x = conv_in_.forward(exec, weights, sample);
+  Tensor x;
+  {
+    const spans::Span span("conv_in", "block");
+    x = conv_in_.forward(exec, weights, sample);
+  }
   std::vector<Tensor> skips{x};
-  for (std::size_t i = 0; i < down_.size(); ++i)
+  for (std::size_t i = 0; i < down_.size(); ++i) {
+    const spans::Span span("down_blocks", "block", i);
     x = down_[i].forward(exec, weights, x, conditions, skips, saved ? &saved->down[i] : nullptr);
+  }
   for (std::size_t i = 0; i < middle_.size(); ++i) {
+    const spans::Span span("mid_block", "block");
     if (saved) saved->middle_inputs.push_back(x);
     x = middle_[i].forward(exec, weights, x, conditions, saved ? &saved->middle[i] : nullptr);
   }
-  for (std::size_t i = 0; i < up_.size(); ++i)
+  for (std::size_t i = 0; i < up_.size(); ++i) {
+    const spans::Span span("up_blocks", "block", i);
     x = up_[i].forward(exec, weights, x, conditions, skips, saved ? &saved->up[i] : nullptr);
+  }
+  const spans::Span span("conv_out", "block");
   const Tensor normed = norm_out_.forward(exec, weights, x, saved ? &saved->last_stats : nullptr);
   if (saved) {
     saved->last = x;
@@ -261,21 +275,31 @@ void UNet::backward(Exec& exec, const Weights& weights, Gradients& gradients, co
 
   Tensor dx = chain.next(saved.last.shape);
   {
+    const spans::Span span("conv_out", "block");
     const ArenaScope inner(exec.arena);
     const Tensor dnormed = exec.empty(dtype, saved.last_normed.shape);
     conv_out_.backward(exec, weights, gradients, dnormed, dprediction, saved.last_normed);
     norm_out_.backward(exec, weights, gradients, dx, dnormed, saved.last, saved.last_stats);
   }
   std::vector<Tensor> dskips;
-  for (std::size_t i = up_.size(); i-- > 0;)
+  for (std::size_t i = up_.size(); i-- > 0;) {
+    const spans::Span span("up_blocks", "block", i);
     dx = up_[i].backward(exec, weights, gradients, saved.up[i], chain, dconditions, dskips, dx);
-  for (std::size_t i = middle_.size(); i-- > 0;)
+  }
+  for (std::size_t i = middle_.size(); i-- > 0;) {
+    const spans::Span span("mid_block", "block");
     dx = middle_[i].backward(exec, weights, gradients, saved.middle[i], saved.middle_inputs[i],
                              chain, dconditions, dx);
-  for (std::size_t i = down_.size(); i-- > 0;)
+  }
+  for (std::size_t i = down_.size(); i-- > 0;) {
+    const spans::Span span("down_blocks", "block", i);
     dx = down_[i].backward(exec, weights, gradients, saved.down[i], chain, dconditions, dskips, dx);
-  ops::add(exec, dx, dx, dskips.back());
-  conv_in_.backward(exec, weights, gradients, {}, dx, saved.sample);
+  }
+  {
+    const spans::Span span("conv_in", "block");
+    ops::add(exec, dx, dx, dskips.back());
+    conv_in_.backward(exec, weights, gradients, {}, dx, saved.sample);
+  }
   backward_embeddings(exec, weights, gradients, saved, dconditions);
 }
 

@@ -1,5 +1,7 @@
 #include "model/unet_blocks.hpp"
 
+#include "core/spans.hpp"
+
 namespace strata {
 
 // --- Stage --------------------------------------------------------------------------------------
@@ -15,12 +17,17 @@ Tensor Stage::run(Exec& exec, const Weights& weights, Tensor x, const Conditions
                   Saved* saved, Tensor y) const {
   std::optional<ArenaScope> inference;
   if (!saved) inference.emplace(exec.arena);
-  const Tensor hidden =
-      resblock_.forward(exec, weights, x, conditions.time, saved ? &saved->resblock : nullptr,
-                        transformer_ ? Tensor{} : y);
-  if (transformer_)
+  Tensor hidden;
+  {
+    const spans::Span span("resnet", "part");
+    hidden = resblock_.forward(exec, weights, x, conditions.time,
+                               saved ? &saved->resblock : nullptr, transformer_ ? Tensor{} : y);
+  }
+  if (transformer_) {
+    const spans::Span span("transformer", "part");
     transformer_->forward(exec, weights, hidden, conditions.text,
                           saved ? &saved->transformer : nullptr, y);
+  }
   return y;
 }
 
@@ -35,10 +42,12 @@ Tensor Stage::backward(Exec& exec, const Weights& weights, Gradients& gradients,
   }
   Tensor dhidden = dy;
   if (transformer_) {
+    const spans::Span span("transformer", "part");
     dhidden = chain.next(dy.shape);
     transformer_->backward(exec, weights, gradients, saved.transformer, dhidden, dconditions.dtext,
                            dy);
   }
+  const spans::Span span("resnet", "part");
   if (!dx) dx = chain.next(x.shape);
   resblock_.backward(exec, weights, gradients, saved.resblock, dx, dconditions.dtime, dhidden);
   return dx;
@@ -67,6 +76,7 @@ Tensor DownBlock::forward(Exec& exec, const Weights& weights, Tensor x,
     skips.push_back(x);
   }
   if (downsampler_) {
+    const spans::Span span("resample", "part");
     if (saved) saved->inputs.push_back(x);
     x = downsampler_->conv.forward(exec, weights, x);
     skips.push_back(x);
@@ -82,6 +92,7 @@ Tensor DownBlock::backward(Exec& exec, const Weights& weights, Gradients& gradie
     dskips.pop_back();
   };
   if (downsampler_) {
+    const spans::Span span("resample", "part");
     add_skip();
     const Tensor x = saved.inputs.back(), dx = chain.next(x.shape);
     downsampler_->conv.backward(exec, weights, gradients, dx, dy, x);
@@ -139,6 +150,7 @@ Tensor UpBlock::forward(Exec& exec, const Weights& weights, Tensor x, const Cond
                            y);
   }
   if (!upsampler_) return x;
+  const spans::Span span("resample", "part");
   const Shape target = skips.back().shape;
   const Shape upsampled_shape{x.shape[0], target[1], target[2], x.shape[3]};
   const Tensor y = exec.empty(x.dtype, upsampler_->conv.output_shape(upsampled_shape));
@@ -158,6 +170,7 @@ Tensor UpBlock::backward(Exec& exec, const Weights& weights, Gradients& gradient
                          const Saved& saved, Chain& chain, const ConditionGradients& dconditions,
                          std::vector<Tensor>& dskips, Tensor dy) const {
   if (upsampler_) {
+    const spans::Span span("resample", "part");
     const ArenaScope scope(exec.arena);
     const Tensor x = saved.inputs.back();
     Tensor upsampled = saved.upsampled;
