@@ -31,6 +31,7 @@ constexpr Command table[] = {
      commands::cache, true, true},
     {"train", "trains a U-Net from a TOML config, sharded over the ranks", commands::train, true,
      true},
+    {"profile", "where the time of a training step goes", commands::profile, true},
     {"config", "show | validate | diff | keys of a training config", commands::config, false},
     {"sample", "prompts -> PNG images", commands::sample, true, true},
     {"upsample", "short prompts -> detailed prompts", commands::upsample, true, true},

@@ -38,7 +38,7 @@ nlohmann::json train(const UNet& unet, std::int64_t side, std::int64_t samples, 
   Exec exec(cuda_device());
   exec.measure_choices("");
   const auto alone = local_communicator();
-  const auto device = between_devices(*alone, exec.device());
+  const auto device = connect_devices(*alone, exec.device());
   const WorkShape shape{.samples = samples, .side = side, .tokens = tokens};
   RandomTraining training(exec, *device, unet, shape, {.compute = shape.dtype}, graphs);
   const double seconds = seconds_in_a_row(exec, 4, samples > 1 ? 10 : 40, [&] { training.step(); });

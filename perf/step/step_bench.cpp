@@ -72,7 +72,7 @@ nlohmann::json measure(const Options& options, Exec& exec, Communicator& world, 
     result["FLOPs"] = flops.forward;
     return result;
   }
-  const auto between = between_devices(world, exec.device());
+  const auto between = connect_devices(world, exec.device());
   RandomTraining training(exec, between ? *between : world, unet, shape, {.compute = shape.dtype},
                           true);
   result["seconds"] = seconds_of([&] { training.step(); });

@@ -3,11 +3,10 @@
 
 #include <algorithm>
 #include <chrono>
-#include <memory>
 #include <vector>
 
-#include "dist/device_communicator.hpp"
 #include "train/random_work.hpp"
+#include "train/setup.hpp"
 
 namespace strata {
 
@@ -40,12 +39,6 @@ inline double median_of(std::vector<double> values) {
   std::sort(values.begin(), values.end());
   const std::size_t half = values.size() / 2;
   return values.size() % 2 ? values[half] : (values[half - 1] + values[half]) / 2;
-}
-
-/// What gradients travel over: on the host the communicator itself (null here).
-inline std::unique_ptr<Communicator> between_devices(Communicator& communicator, Device device) {
-  if (device == host_device) return nullptr;
-  return std::make_unique<DeviceCommunicator>(communicator, device);
 }
 
 }  // namespace strata

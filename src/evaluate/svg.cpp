@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cmath>
 
+#include "evaluate/report_style.hpp"
+
 namespace strata::svg {
 
 namespace {
@@ -169,6 +171,41 @@ std::string interval_chart(const std::vector<IntervalRow>& rows, const std::vect
     }
   }
   return svg + "</svg>";
+}
+
+std::string bar_chart(const std::string& title, const std::vector<BarGroup>& groups,
+                      const std::string& legend) {
+  constexpr double left = 240, right = 640, width = 900, row = 22;
+  double most = 0, y = 64;
+  for (const auto& group : groups)
+    for (const auto& bar : group.bars) most = std::max(most, bar.value);
+  const Axis x{0, most > 0 ? most : 1, left, right};
+  std::string body = fmt::format(
+      "<text class=\"label\" x=\"16\" y=\"26\" font-weight=\"600\">{}</text>"
+      "<text class=\"tick\" x=\"16\" y=\"46\">{}</text>",
+      escape(title), escape(legend));
+  for (const auto& group : groups) {
+    y += row;
+    body += fmt::format("<text class=\"label\" x=\"16\" y=\"{:.1f}\" font-weight=\"600\">{}</text>",
+                        y, escape(group.title));
+    for (const auto& bar : group.bars) {
+      y += row;
+      body += fmt::format(
+          "<text class=\"label\" x=\"{:.1f}\" y=\"{:.1f}\" text-anchor=\"end\">{}</text>"
+          "<rect class=\"dot\" opacity=\".4\" x=\"{:.1f}\" y=\"{:.1f}\" width=\"{:.1f}\" "
+          "height=\"14\"/>"
+          "<rect class=\"dot\" x=\"{:.1f}\" y=\"{:.1f}\" width=\"{:.1f}\" height=\"14\"/>"
+          "<text class=\"tick\" x=\"{:.1f}\" y=\"{:.1f}\">{}</text>",
+          left - 8, y, escape(bar.label), left, y - 11, x.at(bar.value) - left, left, y - 11,
+          x.at(std::min(bar.inner, bar.value)) - left, x.at(bar.value) + 8, y, escape(bar.note));
+    }
+    y += row / 2;
+  }
+  return fmt::format(
+      "<svg xmlns=\"http://www.w3.org/2000/svg\" class=\"chart s0\" viewBox=\"0 0 {} {:.0f}\" "
+      "font-family=\"system-ui, sans-serif\">\n<style>{}</style>\n"
+      "<rect width=\"100%\" height=\"100%\" style=\"fill:var(--paper)\"/>\n{}\n</svg>\n",
+      width, y + row, report_style, body);
 }
 
 }  // namespace strata::svg

@@ -32,4 +32,19 @@ struct IntervalRow {
 std::string interval_chart(const std::vector<IntervalRow>& rows, const std::vector<int>& colours,
                            double low, double high);
 
+struct Bar {
+  std::string label;
+  double value;      // the bar's length, in the unit of the chart
+  double inner = 0;  // drawn darker from its beginning
+  std::string note;  // behind it
+};
+struct BarGroup {
+  std::string title;
+  std::vector<Bar> bars;
+};
+
+/// Horizontal bars in groups on one scale, as a file of its own.
+std::string bar_chart(const std::string& title, const std::vector<BarGroup>& groups,
+                      const std::string& legend);
+
 }  // namespace strata::svg

@@ -2,6 +2,7 @@
 
 #include <numeric>
 
+#include "core/spans.hpp"
 #include "core/transfer.hpp"
 #include "kernels/ops.hpp"
 #include "model/weights.hpp"
@@ -58,7 +59,8 @@ RandomTraining::RandomTraining(Exec& exec, Communicator& communicator, const UNe
     : exec_(exec),
       unet_(unet),
       shape_(microbatch_shape(unet.config(), shape)),
-      ranks_(communicator.size()),
+      how_{.grad_scale = 1.0f / static_cast<float>(shape.samples * communicator.size()),
+           .recompute = shape.recompute},
       zero_(exec, communicator, unet.parameters(), options),
       input_(exec, shape_),
       batch_(random_batch(unet.config(), shape)),
@@ -72,8 +74,8 @@ RandomTraining::RandomTraining(Exec& exec, Communicator& communicator, const UNe
 
 void RandomTraining::passes() {
   const ArenaScope scope(exec_.arena);
-  run_passes(exec_, unet_, zero_.arriving_weights(), zero_, input_.at(shape_.most_rows),
-             {.grad_scale = 1.0f / static_cast<float>(shape_.samples * ranks_)}, losses_);
+  run_passes(exec_, unet_, zero_.arriving_weights(), zero_, input_.at(shape_.most_rows), how_,
+             losses_);
   zero_.end_microbatch();
 }
 
@@ -81,6 +83,7 @@ void RandomTraining::step() {
   zero_.begin_step(1);
   input_.set(batch_, captions_, noise_, shape_.most_rows);
   if (!replays_.run(0, [this] { passes(); })) zero_.skip_microbatch();
+  const spans::Span span("update", "pass");
   const UpdateOptions update{.adamw = {.lr = 1e-4, .step = ++steps_}};
   zero_.plan_update({&update, 1});
   replays_.run(1, [this] { zero_.update_shard(); });

@@ -13,6 +13,7 @@ struct WorkShape {
   std::int64_t samples = 1, side = 32;  // of a rank; latents of side x side
   std::int64_t tokens = 77;             // of each caption
   DType dtype = DType::bf16;
+  bool recompute = false;  // training only
 };
 
 /// A batch of normals, every caption of the same length.
@@ -38,7 +39,7 @@ class RandomTraining {
   Exec& exec_;
   const UNet& unet_;
   const MicrobatchShape shape_;
-  const int ranks_;
+  const PassOptions how_;
   Zero2 zero_;
   Microbatch input_;
   const Batch batch_;

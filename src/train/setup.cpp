@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "dist/device_communicator.hpp"
 #include "model/weights.hpp"
 
 namespace strata {
@@ -47,14 +48,17 @@ CacheSet open_caches(const TrainConfig& config) {
   return CacheSet::open(config.data.latents, config.data.text, options);
 }
 
-UNetConfig resolve_unet(const TrainConfig& config, const CacheSet& caches) {
+UNetConfig configured_unet(const TrainConfig& config) {
   // Training from random weights needs no weight file, and its projection has no bias.
   const auto& fresh = config.model.unet;
-  UNetConfig unet =
-      !config.model.init.empty()
-          ? UNetConfig::from_folder(module_folder(config.model.init, "unet"))
-          : UNetConfig::from_json_file(
-                fresh.ends_with(".json") ? fresh : module_folder(fresh, "unet") + "/config.json");
+  if (!config.model.init.empty())
+    return UNetConfig::from_folder(module_folder(config.model.init, "unet"));
+  return UNetConfig::from_json_file(
+      fresh.ends_with(".json") ? fresh : module_folder(fresh, "unet") + "/config.json");
+}
+
+UNetConfig resolve_unet(const TrainConfig& config, const CacheSet& caches) {
+  UNetConfig unet = configured_unet(config);
   if (unet.in_channels != unet.out_channels || unet.in_channels != caches.latent_shape()[0])
     fail(Exit::mismatch, "{}: latents of {} channels, but the U-Net has {} in and {} out",
          config.data.latents, caches.latent_shape()[0], unet.in_channels, unet.out_channels);
@@ -81,6 +85,11 @@ NoiseSchedule schedule_of(const DiffusionConfig& config) {
 Device device_of(const TrainConfig& config, const Communicator& communicator) {
   if (config.train.device == "host") return host_device;
   return cuda_device(communicator.local_rank(), communicator.local_size());
+}
+
+std::unique_ptr<Communicator> connect_devices(Communicator& communicator, Device device) {
+  if (device == host_device) return nullptr;
+  return std::make_unique<DeviceCommunicator>(communicator, device);
 }
 
 DType compute_dtype(const TrainConfig& config) {

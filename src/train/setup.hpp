@@ -1,6 +1,8 @@
 #pragma once
 // From the config to the parts of a run.
 
+#include <memory>
+
 #include "data/cache_set.hpp"
 #include "diffusion/schedule.hpp"
 #include "dist/zero2.hpp"
@@ -13,6 +15,8 @@ namespace strata {
 /// so that runs of other seeds and encoders share it.
 CacheSet open_caches(const TrainConfig& config);
 
+/// The U-Net's config.json as it is. Error(65) for a bad one.
+UNetConfig configured_unet(const TrainConfig& config);
 /// The U-Net's config with the caches' sizes filled in (sample size, encoder_hid_dim, pooled_dim).
 /// Error(65) for a bad config.json, Error(78) where model and caches do not fit.
 UNetConfig resolve_unet(const TrainConfig& config, const CacheSet& caches);
@@ -20,6 +24,8 @@ UNetConfig resolve_unet(const TrainConfig& config, const CacheSet& caches);
 NoiseSchedule schedule_of(const DiffusionConfig& config);
 /// train.device: the host, or the GPU of this rank (Error(69) where there is none).
 Device device_of(const TrainConfig& config, const Communicator& communicator);
+/// What gradients travel over; none on the host, where the communicator itself does it. Collective.
+std::unique_ptr<Communicator> connect_devices(Communicator& communicator, Device device);
 DType compute_dtype(const TrainConfig& config);
 Zero2Options zero2_options(const TrainConfig& config);
 

@@ -5,7 +5,6 @@
 
 #include "core/activity.hpp"
 #include "core/spans.hpp"
-#include "dist/device_communicator.hpp"
 #include "kernels/ops.hpp"
 #include "model/weights.hpp"
 #include "train/conditioning.hpp"
@@ -16,12 +15,6 @@
 namespace strata {
 
 namespace {
-/// What gradients travel over; none on the host, where the communicator itself does it.
-std::unique_ptr<Communicator> connect(Communicator& communicator, Device device) {
-  if (device == host_device) return nullptr;
-  return std::make_unique<DeviceCommunicator>(communicator, device);
-}
-
 /// What a step sends back: its decision, then the losses of each microbatch.
 struct ResultLayout {
   std::size_t a_microbatch, bytes;
@@ -57,7 +50,7 @@ Learner::Learner(const TrainConfig& config, Communicator& communicator, StepMode
       key_{static_cast<std::uint64_t>(config.train.seed)},
       microbatch_(microbatch_of(config, communicator.size())),
       exec_(device_of(config, communicator), static_cast<int>(config.train.threads)),
-      between_devices_(connect(communicator, exec_.device())),
+      between_devices_(connect_devices(communicator, exec_.device())),
       caches_(open_caches(config)),
       latents_hash_(cache_hash(config.data.latents)),
       text_hash_(cache_hash(config.data.text)),

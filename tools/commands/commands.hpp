@@ -15,6 +15,7 @@ int index(const Arguments&, Communicator&);
 int cache(const Arguments&, Communicator&);
 int train(const Arguments&, Communicator&);
 int config(const Arguments&, Communicator&);
+int profile(const Arguments&, Communicator&);
 int sample(const Arguments&, Communicator&);
 int upsample(const Arguments&, Communicator&);
 int score(const Arguments&, Communicator&);
