@@ -1,288 +1,381 @@
-// Speed of each family of ops, beside the peaks of this machine measured in the same process:
-//   ops_bench [--benchmark_filter=...]        threads: OMP_NUM_THREADS
-// Counters: GFLOP/s and its share of the multiply-add peak of its dtype, or GB/s and its share of a
-// plain copy's.
+// Speed of every op of a training step at its real shapes, beside the peaks of this machine
+// measured in the same process:
+//   ops_bench [--benchmark_filter="sd2 conv.* dw"]        threads: OMP_NUM_THREADS
+//   perf/ops/table RESULT.json     turns --benchmark_out=RESULT.json into a table
+// "sd2" are the shapes of SD2's U-Net at 32x32 with 77 tokens and batch 4, "small" those of
+// configs/models/small-unet at 16x16 with 24 tokens and batch 32. What an op works is what it says
+// itself (kernels/op_check.hpp): operations, and the bytes of its tensors, each once. Counters:
+// GFLOP/s, GB/s, share_of_peak = the time that the machine needs at its peaks, for arithmetic or
+// for memory, whichever is longer, over the time taken; by_memory = 1 where it is memory. Tensors
+// of a few megabytes stay in a cache between two calls: a share of memory may then exceed 1.
 
 #include <benchmark/benchmark.h>
 
 #include <cmath>
+#include <cstring>
+#include <functional>
 #include <random>
 
-#include "core/exec.hpp"
+#include "core/spans.hpp"
 #include "kernels/ops.hpp"
 #include "perf/peaks.hpp"
 
 namespace strata {
 namespace {
 
-/// Tensors of one benchmark; `T` is the dtype under test.
-class Bench {
+using Op = std::function<void(Exec&)>;
+
+/// The tensors of one case, of its dtype unless said otherwise.
+class Tensors {
  public:
-  explicit Bench(benchmark::State& state)
-      : state_(state), type(state.range(0) == 2 ? DType::bf16 : DType::f32) {}
+  explicit Tensors(DType dtype) : type(dtype) {}
 
   Tensor random(DType dtype, Shape shape) {
     kept_.emplace_back(dtype, shape);
     const Tensor t = kept_.back();
-    std::normal_distribution<float> normal;
     for (std::int64_t i = 0; i < t.numel(); ++i) {
+      const float value = static_cast<float>(engine_()) * 0x1p-30f - 1.0f;
       if (dtype == DType::bf16)
-        t.as<bf16>()[i] = to_bf16(normal(engine_));
+        t.as<bf16>()[i] = to_bf16(value);
       else
-        t.as<float>()[i] = normal(engine_);
+        t.as<float>()[i] = value;
     }
     return t;
   }
   Tensor random(Shape shape) { return random(type, shape); }
+  Tensor wide(Shape shape) { return random(DType::f32, shape); }
+  Tensor zeros(DType dtype, Shape shape) {
+    kept_.push_back(Buffer(dtype, shape));
+    std::memset(kept_.back().tensor().data, 0, kept_.back().tensor().bytes());
+    return kept_.back();
+  }
   Tensor offsets(std::int64_t batch, std::int64_t length) {
     kept_.emplace_back(DType::i64, Shape{batch + 1});
     for (std::int64_t b = 0; b <= batch; ++b) kept_.back().as<std::int64_t>()[b] = b * length;
     return kept_.back();
   }
+  Tensor keep(Buffer buffer) {
+    kept_.push_back(std::move(buffer));
+    return kept_.back();
+  }
 
-  template <class F>
-  void compute(double flops, F op) {
-    const double rate = run(flops, op);
-    state_.counters["GFLOP/s"] = rate * 1e-9;
-    state_.counters["share_of_peak"] = rate / flops_peak(type);
-  }
-  template <class F>
-  void stream(double bytes, F op) {
-    const double rate = run(bytes, op);
-    state_.counters["GB/s"] = rate * 1e-9;
-    state_.counters["share_of_copy"] = rate / bytes_peak();
-  }
-  double element() const { return static_cast<double>(size_of(type)); }
+  const DType type;
 
  private:
-  template <class F>
-  double run(double work, F op) {
-    op(exec);
-    double seconds = 0;
-    for ([[maybe_unused]] auto _ : state_) {
-      const double once = seconds_of([&] { op(exec); });
-      state_.SetIterationTime(once);
-      seconds += once;
-    }
-    return work * static_cast<double>(state_.iterations()) / seconds;
-  }
-
-  benchmark::State& state_;
-  std::mt19937_64 engine_{1};
+  std::minstd_rand engine_{1};
   std::vector<Buffer> kept_;
-
- public:
-  Exec exec;
-  DType type;
 };
 
-// --- matrix products
-// ------------------------------------------------------------------------------
-void linear(benchmark::State& state) {
-  Bench bench(state);
-  const std::int64_t m = state.range(1), n = state.range(2), k = state.range(3);
-  const Tensor x = bench.random({m, k}), w = bench.random({n, k}), b = bench.random({n});
-  const Tensor y = bench.random({m, n});
-  bench.compute(2.0 * static_cast<double>(m * n * k),
-                [&](Exec& exec) { ops::linear(exec, y, x, w, b); });
-}
-
-void linear_backward(benchmark::State& state) {
-  Bench bench(state);
-  const std::int64_t m = state.range(1), n = state.range(2), k = state.range(3);
-  const bool weights = state.range(4);
-  const Tensor x = bench.random({m, k}), w = bench.random({n, k}), dy = bench.random({m, n});
-  const Tensor dx = bench.random({m, k}), dw = bench.random(DType::f32, {n, k});
-  bench.compute(2.0 * static_cast<double>(m * n * k), [&](Exec& exec) {
-    ops::linear_backward(exec, weights ? Tensor{} : dx, weights ? dw : Tensor{}, {}, dy, x, w);
-  });
-}
-
-void conv2d(benchmark::State& state) {
-  Bench bench(state);
-  const std::int64_t b = state.range(1), h = state.range(2), c = state.range(3), n = state.range(4);
-  const Tensor x = bench.random({b, h, h, c}), w = bench.random({n, 3, 3, c});
-  const Tensor y = bench.random({b, h, h, n}), bias = bench.random({n});
-  bench.compute(18.0 * static_cast<double>(b * h * h * c * n),
-                [&](Exec& exec) { ops::conv2d(exec, y, x, w, bias, {}); });
-}
-
-void conv2d_backward(benchmark::State& state) {
-  Bench bench(state);
-  const std::int64_t b = state.range(1), h = state.range(2), c = state.range(3), n = state.range(4);
-  const bool weights = state.range(5);
-  const Tensor x = bench.random({b, h, h, c}), w = bench.random({n, 3, 3, c});
-  const Tensor dy = bench.random({b, h, h, n}), dx = bench.random({b, h, h, c});
-  const Tensor dw = bench.random(DType::f32, {n, 3, 3, c});
-  bench.compute(18.0 * static_cast<double>(b * h * h * c * n), [&](Exec& exec) {
-    ops::conv2d_backward(exec, weights ? Tensor{} : dx, weights ? dw : Tensor{}, {}, dy, x, w, {});
-  });
-}
-
-// --- attention
-// ------------------------------------------------------------------------------------
-void attention(benchmark::State& state) {
-  Bench bench(state);
-  const std::int64_t b = state.range(1), tq = state.range(2), tk = state.range(3);
-  const std::int64_t heads = state.range(4), width = state.range(5);
-  const bool backward = state.range(6);
-  const Shape q_shape{b * tq, heads, width}, k_shape{b * tk, heads, width};
-  const Tensor q = bench.random(q_shape), k = bench.random(k_shape), v = bench.random(k_shape);
-  const Tensor o = bench.random(q_shape), dout = bench.random(q_shape), dq = bench.random(q_shape);
-  const Tensor dk = bench.random(k_shape), dv = bench.random(k_shape);
-  const Tensor lse = bench.random(DType::f32, {b * tq, heads});
-  const Tensor q_offsets = bench.offsets(b, tq), k_offsets = bench.offsets(b, tk);
-  const ops::AttentionParams p{1.0f / std::sqrt(static_cast<float>(width)), false};
-  const double flops = 4.0 * static_cast<double>(b * tq * tk * heads * width);
-  if (!backward)
-    bench.compute(
-        flops, [&](Exec& exec) { ops::attention(exec, o, lse, q, k, v, q_offsets, k_offsets, p); });
-  else
-    bench.compute(2.5 * flops, [&](Exec& exec) {
-      ops::attention_backward(exec, dq, dk, dv, dout, q, k, v, o, lse, q_offsets, k_offsets, p);
-    });
-}
-
-// --- memory-bound
-// ---------------------------------------------------------------------------------
-void group_norm(benchmark::State& state) {
-  Bench bench(state);
-  const std::int64_t b = state.range(1), h = state.range(2), c = state.range(3);
-  const bool backward = state.range(4);
-  const Tensor x = bench.random({b, h, h, c}), w = bench.random({c}), bias = bench.random({c});
-  const Tensor y = bench.random(x.shape), dy = bench.random(x.shape), dx = bench.random(x.shape);
-  const Tensor stats = bench.random(DType::f32, {b, 32, 2});
-  const Tensor dw = bench.random(DType::f32, {c}), db = bench.random(DType::f32, {c});
-  const auto silu = ops::Activation::silu;
-  const double bytes = static_cast<double>(x.numel()) * bench.element();
-  ops::group_norm(bench.exec, y, stats, x, w, bias, 32, 1e-5f, silu);
-  if (!backward)  // x is read for the statistics and again, y written
-    bench.stream(3 * bytes,
-                 [&](Exec& exec) { ops::group_norm(exec, y, stats, x, w, bias, 32, 1e-5f, silu); });
-  else  // x and dy read twice, dx written
-    bench.stream(5 * bytes, [&](Exec& exec) {
-      ops::group_norm_backward(exec, dx, dw, db, dy, stats, x, w, bias, 32, silu);
-    });
-}
-
-void layer_norm(benchmark::State& state) {
-  Bench bench(state);
-  const std::int64_t m = state.range(1), c = state.range(2);
-  const bool backward = state.range(3);
-  const Tensor x = bench.random({m, c}), w = bench.random({c}), b = bench.random({c});
-  const Tensor y = bench.random({m, c}), dx = bench.random({m, c}), dy = bench.random({m, c});
-  const Tensor stats = bench.random(DType::f32, {m, 2});
-  const Tensor dw = bench.random(DType::f32, {c}), db = bench.random(DType::f32, {c});
-  const double bytes = static_cast<double>(x.numel()) * bench.element();
-  ops::layer_norm(bench.exec, y, stats, x, w, b, 1e-5f);
-  if (!backward)
-    bench.stream(2 * bytes, [&](Exec& exec) { ops::layer_norm(exec, y, stats, x, w, b, 1e-5f); });
-  else
-    bench.stream(3 * bytes,
-                 [&](Exec& exec) { ops::layer_norm_backward(exec, dx, dw, db, dy, stats, x, w); });
-}
-
-void geglu(benchmark::State& state) {
-  Bench bench(state);
-  const std::int64_t m = state.range(1), f = state.range(2);
-  const bool backward = state.range(3);
-  const Tensor h = bench.random({m, 2 * f}), y = bench.random({m, f}),
-               dh = bench.random({m, 2 * f});
-  const double bytes = static_cast<double>(y.numel()) * bench.element();
-  if (!backward)
-    bench.stream(3 * bytes, [&](Exec& exec) { ops::geglu(exec, y, h); });
-  else
-    bench.stream(5 * bytes, [&](Exec& exec) { ops::geglu_backward(exec, dh, y, h); });
-}
-
-void add(benchmark::State& state) {
-  Bench bench(state);
-  const Tensor a = bench.random({state.range(1)}), b = bench.random({state.range(1)});
-  bench.stream(3.0 * static_cast<double>(a.numel()) * bench.element(),
-               [&](Exec& exec) { ops::add(exec, a, a, b); });
-}
-
-void adamw(benchmark::State& state) {
-  Bench bench(state);
-  const Shape shape{state.range(1)};
-  const Tensor master = bench.random(DType::f32, shape), m = bench.random(DType::f32, shape);
-  const Buffer squares = Buffer::zeros(DType::f32, shape);
-  const Tensor grad = bench.random(DType::f32, shape), param = bench.random(shape);
-  const Buffer decision = ops::decision_of({.adamw = {.lr = 1e-4}});
-  // master, m, v read and written, grad read, param written
-  bench.stream((28.0 + bench.element()) * static_cast<double>(master.numel()), [&](Exec& exec) {
-    ops::adamw(exec, param, master, m, squares, grad, {}, decision);
-  });
-}
-
-void normals(benchmark::State& state) {
-  Bench bench(state);
-  const Tensor out = bench.random(DType::f32, {8, state.range(1)});
-  const std::vector<PhiloxCounter> at(8, PhiloxCounter{1, 0, Purpose::noise});
-  bench.stream(4.0 * static_cast<double>(out.numel()),
-               [&](Exec& exec) { ops::normals(exec, out, {17}, at.data()); });
-}
-
-// The first argument is the number of bytes of the dtype: 4 = f32, 2 = bf16.
-void with_types(benchmark::internal::Benchmark* b,
-                const std::vector<std::vector<std::int64_t>>& all) {
-  for (const std::int64_t type : {4, 2})
-    for (auto arguments : all) {
-      arguments.insert(arguments.begin(), type);
-      b->Args(arguments);
+/// Operations and bytes that a call says it works.
+spans::Event work_of(Exec& exec, const Op& op) {
+  spans::start();
+  op(exec);
+  spans::Event sum{.kind = "op", .begin = 0, .end = 0};
+  for (const spans::Lane& lane : spans::stop())
+    for (const spans::Event& event : lane.events) {
+      if (event.name.starts_with("reorder")) continue;  // once an update, not once a call
+      sum.flops += event.flops;
+      sum.bytes += event.bytes;
     }
-  b->UseManualTime()->Unit(benchmark::kMicrosecond)->MinTime(0.2);
+  return sum;
 }
 
-#define STRATA_BENCH(op, ...) \
-  BENCHMARK(op)->Apply([](benchmark::internal::Benchmark* b) { with_types(b, __VA_ARGS__); })
+/// The cases of one network.
+class Cases {
+ public:
+  Cases(std::string network, DType type) : network_(std::move(network)), type_(type) {}
 
-// Shapes of the miniature U-Net (batch 32, 8x8 and 4x4) and of SD2 (batch 2, 32x32 latents).
-STRATA_BENCH(linear, {{2048, 64, 64},
-                      {2048, 512, 64},
-                      {2048, 320, 320},
-                      {2048, 2560, 320},
-                      {154, 1280, 1024},
-                      {128, 1280, 1280}});
-STRATA_BENCH(linear_backward, {{2048, 64, 64, 0},
-                               {2048, 320, 320, 0},
-                               {128, 1280, 1280, 0},
-                               {2048, 64, 64, 1},
-                               {2048, 320, 320, 1},
-                               {2048, 2560, 320, 1},
-                               {128, 1280, 1280, 1}});
-STRATA_BENCH(conv2d, {{32, 8, 4, 64},
-                      {32, 8, 64, 64},
-                      {32, 4, 128, 128},
-                      {2, 32, 320, 320},
-                      {2, 8, 1280, 1280},
-                      {32, 8, 64, 4}});
-STRATA_BENCH(conv2d_backward, {{32, 8, 64, 64, 0},
-                               {32, 4, 128, 128, 0},
-                               {2, 32, 320, 320, 0},
-                               {2, 8, 1280, 1280, 0},
-                               {32, 8, 4, 64, 1},
-                               {32, 8, 64, 64, 1},
-                               {32, 4, 128, 128, 1},
-                               {2, 32, 320, 320, 1},
-                               {2, 8, 1280, 1280, 1},
-                               {32, 8, 64, 4, 1}});
-STRATA_BENCH(attention, {{2, 1024, 1024, 5, 64, 0},
-                         {2, 1024, 77, 5, 64, 0},
-                         {32, 64, 64, 4, 16, 0},
-                         {32, 64, 24, 4, 16, 0},
-                         {2, 1024, 1024, 5, 64, 1},
-                         {2, 1024, 77, 5, 64, 1},
-                         {32, 64, 64, 4, 16, 1},
-                         {32, 64, 24, 4, 16, 1}});
-STRATA_BENCH(group_norm, {{32, 8, 64, 0}, {2, 32, 320, 0}, {32, 8, 64, 1}, {2, 32, 320, 1}});
-STRATA_BENCH(layer_norm, {{2048, 64, 0}, {2048, 320, 0}, {2048, 64, 1}, {2048, 320, 1}});
-STRATA_BENCH(geglu, {{2048, 256, 0}, {2048, 1280, 0}, {2048, 256, 1}, {2048, 1280, 1}});
-STRATA_BENCH(add, {{1 << 17}, {1 << 22}});
-STRATA_BENCH(adamw, {{1 << 22}});
-STRATA_BENCH(normals, {{4096}, {1 << 18}});
+  void add(const std::string& name, std::function<Op(Tensors&)> make) const {
+    const DType type = type_;
+    const auto full = fmt::format("{} {} {}", network_, name, name_of(type));
+    benchmark::RegisterBenchmark(full.c_str(),
+                                 [type, make = std::move(make)](benchmark::State& state) {
+                                   Tensors tensors(type);
+                                   const Op op = make(tensors);
+                                   Exec exec;
+                                   op(exec);
+                                   const spans::Event work = work_of(exec, op);
+                                   double seconds = 0;
+                                   for ([[maybe_unused]] auto _ : state) {
+                                     const double once = seconds_of([&] { op(exec); });
+                                     state.SetIterationTime(once);
+                                     seconds += once;
+                                   }
+                                   seconds /= static_cast<double>(state.iterations());
+                                   const double arithmetic = work.flops / flops_peak(type);
+                                   const double memory = work.bytes / bytes_peak();
+                                   state.counters["GFLOP/s"] = 1e-9 * work.flops / seconds;
+                                   state.counters["GB/s"] = 1e-9 * work.bytes / seconds;
+                                   state.counters["share_of_peak"] =
+                                       std::max(arithmetic, memory) / seconds;
+                                   state.counters["by_memory"] = memory > arithmetic;
+                                 })
+        ->UseManualTime()
+        ->Unit(benchmark::kMicrosecond)
+        ->MinTime(0.15);
+  }
+
+  void linear(std::int64_t m, std::int64_t n, std::int64_t k) const;
+  void conv(std::int64_t batch, std::int64_t side, std::int64_t in, std::int64_t out,
+            int stride = 1) const;
+  void attention(std::int64_t batch, std::int64_t queries, std::int64_t keys, std::int64_t heads,
+                 std::int64_t width) const;
+  void group_norm(std::int64_t batch, std::int64_t side, std::int64_t channels,
+                  std::int64_t groups) const;
+  void transformer_rows(std::int64_t rows, std::int64_t channels) const;
+  void image(std::int64_t batch, std::int64_t side, std::int64_t channels) const;
+  void join(std::int64_t batch, std::int64_t side, std::int64_t a, std::int64_t b) const;
+  void update(std::int64_t parameters) const;
+
+ private:
+  std::string network_;
+  DType type_;
+};
+
+void Cases::linear(std::int64_t m, std::int64_t n, std::int64_t k) const {
+  const auto shape = fmt::format("{}x{}x{}", m, n, k);
+  add("linear forward " + shape, [=](Tensors& t) {
+    const Tensor x = t.random({m, k}), w = t.random({n, k}), b = t.random({n});
+    return [=, y = t.random({m, n})](Exec& exec) { ops::linear(exec, y, x, w, b); };
+  });
+  for (const bool weights : {false, true})
+    add(fmt::format("linear {} {}", weights ? "dw" : "dx", shape), [=](Tensors& t) {
+      const Tensor x = t.random({m, k}), w = t.random({n, k}), dy = t.random({m, n});
+      const Tensor dx = weights ? Tensor{} : t.random({m, k});
+      const Tensor dw = weights ? t.wide({n, k}) : Tensor{};
+      return [=](Exec& exec) { ops::linear_backward(exec, dx, dw, {}, dy, x, w); };
+    });
+}
+
+void Cases::conv(std::int64_t batch, std::int64_t side, std::int64_t in, std::int64_t out,
+                 int stride) const {
+  const auto shape = fmt::format("{}x{} {}->{}{}", side, side, in, out,
+                                 stride > 1 ? fmt::format(" stride {}", stride) : "");
+  const std::int64_t to = side / stride;
+  const ops::Conv2dParams how{.stride = stride};
+  add("conv forward " + shape, [=](Tensors& t) {
+    const Tensor x = t.random({batch, side, side, in}), w = t.random({out, 3, 3, in});
+    const Tensor y = t.random({batch, to, to, out}), b = t.random({out});
+    return [=](Exec& exec) { ops::conv2d(exec, y, x, w, b, how); };
+  });
+  for (const bool weights : {false, true})
+    add(fmt::format("conv {} {}", weights ? "dw" : "dx", shape), [=](Tensors& t) {
+      const Tensor x = t.random({batch, side, side, in}), w = t.random({out, 3, 3, in});
+      const Tensor dy = t.random({batch, to, to, out});
+      const Tensor dx = weights ? Tensor{} : t.random(x.shape);
+      const Tensor dw = weights ? t.wide({out, 3, 3, in}) : Tensor{};
+      return [=](Exec& exec) { ops::conv2d_backward(exec, dx, dw, {}, dy, x, w, how); };
+    });
+}
+
+void Cases::attention(std::int64_t batch, std::int64_t queries, std::int64_t keys,
+                      std::int64_t heads, std::int64_t width) const {
+  for (const bool backward : {false, true})
+    add(fmt::format("attention {} {} queries {} keys {} heads of {}",
+                    backward ? "backward" : "forward", queries, keys, heads, width),
+        [=](Tensors& t) -> Op {
+          const Shape q_shape{batch * queries, heads, width}, k_shape{batch * keys, heads, width};
+          const Tensor q = t.random(q_shape), k = t.random(k_shape), v = t.random(k_shape);
+          const Tensor o = t.random(q_shape), lse = t.wide({batch * queries, heads});
+          const Tensor q_at = t.offsets(batch, queries), k_at = t.offsets(batch, keys);
+          const ops::AttentionParams p{1.0f / std::sqrt(static_cast<float>(width)), false};
+          if (!backward)
+            return [=](Exec& exec) { ops::attention(exec, o, lse, q, k, v, q_at, k_at, p); };
+          const Tensor dout = t.random(q_shape), dq = t.random(q_shape);
+          const Tensor dk = t.random(k_shape), dv = t.random(k_shape);
+          return [=](Exec& exec) {
+            ops::attention_backward(exec, dq, dk, dv, dout, q, k, v, o, lse, q_at, k_at, p);
+          };
+        });
+}
+
+void Cases::group_norm(std::int64_t batch, std::int64_t side, std::int64_t channels,
+                       std::int64_t groups) const {
+  for (const bool backward : {false, true})
+    add(fmt::format("group_norm+silu {} {}x{} {}", backward ? "backward" : "forward", side, side,
+                    channels),
+        [=](Tensors& t) -> Op {
+          const Tensor x = t.random({batch, side, side, channels}), y = t.random(x.shape);
+          const Tensor w = t.random({channels}), b = t.random({channels});
+          const Tensor stats = t.wide({batch, groups, 2});
+          const auto silu = ops::Activation::silu;
+          const int g = static_cast<int>(groups);
+          const Op forward = [=](Exec& exec) {
+            ops::group_norm(exec, y, stats, x, w, b, g, 1e-5f, silu);
+          };
+          if (!backward) return forward;
+          Exec once;
+          forward(once);
+          const Tensor dx = t.random(x.shape), dw = t.wide({channels}), db = t.wide({channels});
+          return [=](Exec& exec) {
+            ops::group_norm_backward(exec, dx, dw, db, y, stats, x, w, b, g, silu);
+          };
+        });
+}
+
+/// Layer norm and gated unit of a transformer block.
+void Cases::transformer_rows(std::int64_t rows, std::int64_t channels) const {
+  const auto shape = fmt::format("{}x{}", rows, channels);
+  for (const bool backward : {false, true})
+    add(fmt::format("layer_norm {} {}", backward ? "backward" : "forward", shape),
+        [=](Tensors& t) -> Op {
+          const Tensor x = t.random({rows, channels}), y = t.random(x.shape);
+          const Tensor w = t.random({channels}), b = t.random({channels});
+          const Tensor stats = t.wide({rows, 2});
+          const Op forward = [=](Exec& exec) { ops::layer_norm(exec, y, stats, x, w, b, 1e-5f); };
+          if (!backward) return forward;
+          Exec once;
+          forward(once);
+          const Tensor dx = t.random(x.shape), dw = t.wide({channels}), db = t.wide({channels});
+          return [=](Exec& exec) { ops::layer_norm_backward(exec, dx, dw, db, y, stats, x, w); };
+        });
+  const std::int64_t inner = 4 * channels;
+  const auto gate_shape = fmt::format("{}x{}", rows, inner);
+  add("geglu forward " + gate_shape, [=](Tensors& t) {
+    const Tensor h = t.random({rows, 2 * inner});
+    return [=, y = t.random({rows, inner})](Exec& exec) { ops::geglu(exec, y, h); };
+  });
+  add("geglu backward " + gate_shape, [=](Tensors& t) {
+    const Tensor h = t.random({rows, 2 * inner}), dy = t.random({rows, inner});
+    return [=, dh = t.random(h.shape)](Exec& exec) { ops::geglu_backward(exec, dh, dy, h); };
+  });
+}
+
+/// What goes over the images of a level.
+void Cases::image(std::int64_t batch, std::int64_t side, std::int64_t channels) const {
+  const auto shape = fmt::format("{}x{} {}", side, side, channels);
+  const Shape whole{batch, side, side, channels};
+  add("add " + shape, [=](Tensors& t) {
+    const Tensor a = t.random(whole), b = t.random(whole);
+    return [=, y = t.random(whole)](Exec& exec) { ops::add(exec, y, a, b); };
+  });
+  add("add_per_sample " + shape, [=](Tensors& t) {
+    const Tensor x = t.random(whole), bias = t.random({batch, channels});
+    return [=](Exec& exec) { ops::add_per_sample(exec, x, x, bias); };
+  });
+  add("add_per_sample backward " + shape, [=](Tensors& t) {
+    const Tensor dy = t.random(whole), dbias = t.random({batch, channels});
+    return [=](Exec& exec) { ops::add_per_sample_backward(exec, dbias, dy); };
+  });
+  add("upsample " + shape, [=](Tensors& t) {
+    const Tensor x = t.random({batch, side / 2, side / 2, channels});
+    return [=, y = t.random(whole)](Exec& exec) { ops::upsample_nearest(exec, y, x); };
+  });
+  add("upsample backward " + shape, [=](Tensors& t) {
+    const Tensor dx = t.random({batch, side / 2, side / 2, channels});
+    return [=, dy = t.random(whole)](Exec& exec) { ops::upsample_nearest_backward(exec, dx, dy); };
+  });
+}
+
+void Cases::join(std::int64_t batch, std::int64_t side, std::int64_t a, std::int64_t b) const {
+  const auto shape = fmt::format("{}x{} {}+{}", side, side, a, b);
+  for (const bool backward : {false, true})
+    add((backward ? "split " : "concat ") + shape, [=](Tensors& t) -> Op {
+      const Tensor left = t.random({batch, side, side, a}),
+                   right = t.random({batch, side, side, b});
+      const Tensor both = t.random({batch, side, side, a + b});
+      if (backward) return [=](Exec& exec) { ops::split(exec, left, right, both); };
+      return [=](Exec& exec) { ops::concat(exec, both, left, right); };
+    });
+}
+
+/// The optimizer, on a piece of the parameters that no cache holds.
+void Cases::update(std::int64_t parameters) const {
+  const Shape flat{parameters};
+  add(fmt::format("adamw {}", parameters), [=](Tensors& t) {
+    const Tensor master = t.wide(flat), m = t.wide(flat), v = t.zeros(DType::f32, flat);
+    const Tensor grad = t.wide(flat), param = t.random(flat);
+    const Tensor decision = t.keep(ops::decision_of({.adamw = {.lr = 1e-4}}));
+    return [=](Exec& exec) { ops::adamw(exec, param, master, m, v, grad, {}, decision); };
+  });
+  add(fmt::format("gradient_stats {}", parameters), [=](Tensors& t) {
+    constexpr std::int64_t section = 1 << 16;
+    const Tensor grad = t.wide(flat), bad = t.zeros(DType::f64, {1});
+    const Tensor squares = t.zeros(DType::f64, {(parameters + section - 1) / section});
+    return [=](Exec& exec) { ops::gradient_stats(exec, squares, bad, grad, section); };
+  });
+  add(fmt::format("accumulate {}", parameters), [=](Tensors& t) {
+    const Tensor a = t.wide(flat), b = t.wide(flat);
+    return [=](Exec& exec) { ops::accumulate(exec, a, b); };
+  });
+  add(fmt::format("cast {}", parameters), [=](Tensors& t) {
+    const Tensor x = t.wide(flat);
+    return [=, y = t.random(flat)](Exec& exec) { ops::cast(exec, y, x); };
+  });
+  add(fmt::format("fill {}", parameters),
+      [=](Tensors& t) { return [=, y = t.wide(flat)](Exec& exec) { ops::fill(exec, y, 0.0f); }; });
+  add("normals 4x4096", [=](Tensors& t) {
+    static const std::vector<PhiloxCounter> at(4, PhiloxCounter{1, 0, Purpose::noise});
+    return [=, out = t.wide({4, 4096})](Exec& exec) { ops::normals(exec, out, {17}, at.data()); };
+  });
+}
+
+/// A level of a U-Net: its side, channels and heads, and the inputs of its up stages.
+struct Level {
+  std::int64_t side, channels, heads;
+  std::vector<std::int64_t> skips;  // joined to `from` in turn
+  std::int64_t from;                // channels that come up from below
+  bool attends;
+};
+
+void add_network(const Cases& cases, std::int64_t batch, std::int64_t tokens, std::int64_t context,
+                 std::int64_t groups, const std::vector<Level>& levels) {
+  const std::int64_t time = 4 * levels.front().channels;
+  cases.linear(batch, time, levels.front().channels);
+  cases.conv(batch, levels.front().side, 4, levels.front().channels);
+  cases.conv(batch, levels.front().side, levels.front().channels, 4);
+  for (const Level& level : levels) {
+    const std::int64_t side = level.side, c = level.channels, rows = batch * side * side;
+    cases.conv(batch, side, c, c);
+    cases.group_norm(batch, side, c, groups);
+    cases.image(batch, side, c);
+    cases.linear(batch, c, time);
+    if (side > levels.back().side) cases.conv(batch, side, c, c, 2);
+    std::int64_t from = level.from;
+    for (const std::int64_t skip : level.skips) {
+      cases.join(batch, side, from, skip);
+      cases.conv(batch, side, from + skip, c);
+      cases.linear(rows, c, from + skip);
+      cases.group_norm(batch, side, from + skip, groups);
+      from = c;
+    }
+    if (!level.attends) continue;
+    cases.linear(rows, c, c);
+    cases.linear(rows, 8 * c, c);
+    cases.linear(rows, c, 4 * c);
+    cases.linear(batch * tokens, c, context);
+    cases.transformer_rows(rows, c);
+    cases.attention(batch, side * side, side * side, level.heads, c / level.heads);
+    cases.attention(batch, side * side, tokens, level.heads, c / level.heads);
+  }
+}
+
+void add_all() {
+  const Cases sd2("sd2", DType::bf16);
+  add_network(sd2, 4, 77, 1024, 32,
+              {{32, 320, 5, {320, 320}, 640, true},
+               {16, 640, 10, {640, 320}, 1280, true},
+               {8, 1280, 20, {1280, 640}, 1280, true},
+               {4, 1280, 20, {1280}, 1280, true}});
+  sd2.update(std::int64_t{1} << 25);
+  for (const DType type : {DType::bf16, DType::f32}) {
+    const Cases small("small", type);
+    add_network(small, 32, 24, 128, 32,
+                {{16, 64, 2, {64}, 128, true},
+                 {8, 128, 4, {64}, 128, true},
+                 {4, 128, 4, {128}, 128, true}});
+    small.update(std::int64_t{1} << 22);
+  }
+}
 
 }  // namespace
 }  // namespace strata
 
-BENCHMARK_MAIN();
+int main(int argc, char** argv) {
+  benchmark::Initialize(&argc, argv);
+  if (benchmark::ReportUnrecognizedArguments(argc, argv)) return 64;
+  strata::add_all();
+  benchmark::RunSpecifiedBenchmarks();
+  benchmark::Shutdown();
+  return 0;
+}
