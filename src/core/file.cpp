@@ -198,14 +198,22 @@ void make_directories(const std::string& path) {
   if (!directory_exists(path)) fail(Exit::cannot_create, "{}: exists and is not a folder", path);
 }
 
+namespace {
+/// Type bits of what `path` leads to; 0 where nothing is.
+mode_t type_of(const std::string& path) {
+  struct stat status {};
+  if (::stat(path.c_str(), &status) == 0) return status.st_mode & S_IFMT;
+  if (errno == ENOENT || errno == ENOTDIR || errno == ELOOP || errno == ENAMETOOLONG) return 0;
+  fail_errno(path, "stat");  // it may be there or not
+}
+}  // namespace
+
 bool file_exists(const std::string& path) {
-  std::error_code error;
-  return std::filesystem::is_regular_file(path, error);
+  return type_of(path) == S_IFREG;
 }
 
 bool directory_exists(const std::string& path) {
-  std::error_code error;
-  return std::filesystem::is_directory(path, error);
+  return type_of(path) == S_IFDIR;
 }
 
 void sync_path(const std::string& path) {

@@ -20,6 +20,8 @@ void write_file_atomically(const std::string& path, std::span<const std::string_
 std::string parent_of(const std::string& path);
 /// mkdir -p; Error(73) when it cannot be created.
 void make_directories(const std::string& path);
+/// Whether a regular file (a folder) is there; Error(77) where a folder on the way may not be
+/// searched, 74 where the system cannot tell.
 bool file_exists(const std::string& path);
 bool directory_exists(const std::string& path);
 /// All of `content`, whatever pieces the system takes it in: at the file's position, or at

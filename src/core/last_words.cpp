@@ -32,15 +32,33 @@ const char* signal_name(int signal) {
   }
 }
 
+void leave_note(int code, int rank, std::string_view cause, bool restart) {
+  const activity::Board& board = activity::board();
+  if (!board.has_paths || ::access(board.claim, F_OK) != 0 || ::access(board.note, F_OK) == 0)
+    return;
+  FixedText text;
+  text.add("{\n  \"code\": ").add(code).add(",\n  \"rank\": ").add(rank);
+  text.add(",\n  \"cause\": \"").add(cause).add("\",\n  \"restart\": ");
+  text.add(restart ? "true\n}\n" : "false\n}\n");
+  char temporary[activity::most_path + 16];
+  const std::size_t length = std::strlen(board.note);
+  std::memcpy(temporary, board.note, length);
+  std::memcpy(temporary + length, ".last-words", 12);
+  const int fd = ::open(temporary, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0666);
+  if (fd < 0) return;
+  write_fully(fd, text.view());
+  ::fsync(fd);
+  ::close(fd);
+  ::rename(temporary, board.note);
+}
+
 void crashed(int signal) {
   const activity::Slot& slot = activity::slot();
   FixedText cause;
   cause.add("rank ").add(slot.rank.load()).add(": crashed with ").add(signal_name(signal));
   cause.add(" in section ").add(activity::name_of(slot.section.load()));
   cause.add(", step ").add(slot.step.load());
-  leave_note(static_cast<int>(Exit::internal), slot.rank, cause.view(), false);
-  say_last_words(cause.view());
-  activity::set_life(activity::Life::failing);
+  say_own_last_words(Exit::internal, cause.view(), false);
   rlimit core{};
   if (getrlimit(RLIMIT_CORE, &core) == 0 && core.rlim_cur > 0) {
     std::signal(signal, SIG_DFL);
@@ -72,30 +90,16 @@ FixedText& FixedText::add(std::int64_t value) {
   return add(std::string_view(at, static_cast<std::size_t>(std::end(digits) - at)));
 }
 
-void leave_note(int code, int rank, std::string_view cause, bool restart) {
-  const activity::Board& board = activity::board();
-  if (!board.has_paths || ::access(board.claim, F_OK) != 0 || ::access(board.note, F_OK) == 0)
-    return;
-  FixedText text;
-  text.add("{\n  \"code\": ").add(code).add(",\n  \"rank\": ").add(rank);
-  text.add(",\n  \"cause\": \"").add(cause).add("\",\n  \"restart\": ");
-  text.add(restart ? "true\n}\n" : "false\n}\n");
-  char temporary[activity::most_path + 16];
-  const std::size_t length = std::strlen(board.note);
-  std::memcpy(temporary, board.note, length);
-  std::memcpy(temporary + length, ".last-words", 12);
-  const int fd = ::open(temporary, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0666);
-  if (fd < 0) return;
-  write_fully(fd, text.view());
-  ::fsync(fd);
-  ::close(fd);
-  ::rename(temporary, board.note);
-}
-
-void say_last_words(std::string_view cause) {
+void say_last_words(int code, int rank, std::string_view cause, bool restart) {
+  leave_note(code, rank, cause, restart);
   FixedText line;
   line.add("strata: error: ").add(cause).add("\n");
   write_fully(STDERR_FILENO, line.view());
+}
+
+void say_own_last_words(Exit code, std::string_view cause, bool restart) {
+  say_last_words(static_cast<int>(code), activity::slot().rank, cause, restart);
+  activity::set_life(activity::Life::failing);
 }
 
 void answer_crashes() {

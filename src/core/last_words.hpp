@@ -6,6 +6,8 @@
 #include <cstdint>
 #include <string_view>
 
+#include "core/error.hpp"
+
 namespace strata {
 
 /// Text in a buffer of its own; what does not fit is cut off.
@@ -20,12 +22,12 @@ class FixedText {
   std::size_t length_ = 0;
 };
 
-/// exit.json {code, rank, cause, restart} where the process's board says, unless there is one
-/// already or another job has taken the folder over. cause: no quotes, backslashes or controls.
-/// Async-signal-safe.
-void leave_note(int code, int rank, std::string_view cause, bool restart);
-/// "strata: error: <cause>" as one line. Async-signal-safe.
-void say_last_words(std::string_view cause);
+/// "strata: error: <cause>" as one line of stderr, and exit.json {code, rank, cause, restart} where
+/// the process's board says, unless there is one already or another job has taken the folder over.
+/// cause: no quotes, backslashes or controls. Async-signal-safe.
+void say_last_words(int code, int rank, std::string_view cause, bool restart);
+/// The same of this process, whose life is failing from then on; what is left to it is to end.
+void say_own_last_words(Exit code, std::string_view cause, bool restart);
 
 /// A crash (SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGABRT) leaves both behind and ends with 70; where
 /// core dumps are allowed it dumps one instead of the exit code.

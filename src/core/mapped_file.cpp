@@ -14,7 +14,6 @@
 #include <mutex>
 #include <utility>
 
-#include "core/activity.hpp"
 #include "core/error.hpp"
 #include "core/file.hpp"
 #include "core/last_words.hpp"
@@ -45,9 +44,7 @@ void on_bus_error(int number, siginfo_t* info, void*) {
     if (begin == 0 || at < begin || at - begin >= guard.size.load()) continue;
     FixedText cause;
     cause.add(guard.path.data()).add(": became shorter, or could not be read, while it was in use");
-    leave_note(static_cast<int>(Exit::io), activity::slot().rank, cause.view(), true);
-    say_last_words(cause.view());
-    activity::set_life(activity::Life::failing);
+    say_own_last_words(Exit::io, cause.view(), true);
     ::_exit(static_cast<int>(Exit::io));
   }
   ::sigaction(number, &before,

@@ -95,7 +95,6 @@ class Watch {
   void describe(FixedText& text, int i) const;
   void write_log(std::string_view cause) const;
   void signal_all(int signal);
-  void note(int code, const Slot& slot, std::string_view cause) const;
 
   Board& board_;
   const int launcher_;
@@ -174,11 +173,6 @@ void Watch::describe(FixedText& text, int i) const {
   if (watched_[i].process.state == 'T') text.add(", stopped by a signal");
 }
 
-void Watch::note(int code, const Slot& slot, std::string_view cause) const {
-  leave_note(code, slot.rank, cause, true);
-  say_last_words(cause);
-}
-
 void Watch::write_log(std::string_view cause) const {
   const int fd =
       board_.has_paths
@@ -213,7 +207,7 @@ void Watch::end_after_hang(int culprit) {
   cause.add(watched_[culprit].silent_ms / 1000).add(" s in ");
   describe(cause, culprit);
   write_log(cause.view());
-  note(static_cast<int>(Exit::hang), board_.slots[culprit], cause.view());
+  say_last_words(static_cast<int>(Exit::hang), board_.slots[culprit].rank, cause.view(), true);
   signal_all(hang_signal());
   signal_all(SIGCONT);  // who is stopped answers too
   ending_ms_ = last_ms;
@@ -234,7 +228,7 @@ void Watch::end_after_a_death() {
     describe(cause, i);
     if (board_.has_paths && access(board_.note, F_OK) != 0) {
       write_log(cause.view());
-      note(killed, slot, cause.view());
+      say_last_words(killed, slot.rank, cause.view(), true);
     }
     if (orphaned) signal_all(SIGKILL);
     ending_ms_ = launcher_has_ms;

@@ -7,6 +7,7 @@
 #include <mutex>
 
 #include "core/activity.hpp"
+#include "core/log.hpp"
 #include "core/spans.hpp"
 
 namespace strata {
@@ -55,9 +56,13 @@ void CheckpointSaver::fly(Flight& flight, Communicator& channel) {
   try {
     outcome.info = save_checkpoint(channel, order.root, order.step, order.shard, order.config_hash,
                                    order.host_json, order.owner, flight.snapshot);
-    order.afterwards();
   } catch (...) {
     outcome.error = std::current_exception();
+  }
+  try {
+    if (!outcome.error) order.afterwards();
+  } catch (const std::exception& error) {  // of one rank: the others have their checkpoint
+    log::warn("{}; the checkpoint of step {} is saved", error.what(), order.step);
   }
   outcome.seconds = std::chrono::duration<double>(Clock::now() - flight.start).count();
   outcome.delay_seconds = flight.snapshot.delay_seconds();

@@ -21,7 +21,8 @@ struct SaveOrder {
   CheckpointShard shard;
   std::string config_hash, host_json;
   CheckpointOwner owner;
-  std::function<void()> afterwards = [] {};  // on every rank, once the checkpoint has its name
+  /// On every rank, once the checkpoint has its name; what it throws is a warning.
+  std::function<void()> afterwards = [] {};
 };
 
 /// What became of an order; the same on every rank.

@@ -283,7 +283,6 @@ TrainConfig parse_train_config(std::string_view text, const std::string& origin,
 }
 
 TrainConfig load_train_config(const std::string& path, std::span<const std::string> overrides) {
-  if (!file_exists(path)) fail(Exit::usage, "{}: no such file", path);
   std::string text;
   try {
     text = read_file(path, max_toml_bytes);

@@ -6,6 +6,7 @@
 #include <filesystem>
 #include <nlohmann/json.hpp>
 
+#include "core/file.hpp"
 #include "core/json.hpp"
 #include "core/log.hpp"
 #include "diffusion/sampler_config.hpp"
@@ -138,11 +139,27 @@ CheckpointShard checkpoint_shard(Learner& learner) {
   return shard;
 }
 
-void prune_checkpoints(const std::string& root, std::int64_t keep, std::int64_t keep_every) {
+namespace {
+
+/// Removes what lies under the names of trash, after the folder was synced: what is renamed but not
+/// synced has its old name again when power goes, and would be a checkpoint without its files.
+void empty_trash(const std::string& root) {
   std::error_code error;
+  std::vector<std::filesystem::path> trash;
   for (const auto& entry : std::filesystem::directory_iterator(root, error))
-    if (entry.path().filename().string().starts_with(trash_prefix))
-      std::filesystem::remove_all(entry.path(), error);
+    if (entry.path().filename().string().starts_with(trash_prefix)) trash.push_back(entry.path());
+  if (trash.empty()) return;
+  sync_path(root);
+  for (const auto& path : trash) {
+    std::filesystem::remove_all(path, error);
+    if (error) log::warn("{}: old checkpoint not removed: {}", path.string(), error.message());
+  }
+}
+
+}  // namespace
+
+void prune_checkpoints(const std::string& root, std::int64_t keep, std::int64_t keep_every) {
+  empty_trash(root);
   if (keep == 0) return;
   const auto names = list_checkpoints(root);
   std::int64_t newer = 0;
@@ -150,12 +167,12 @@ void prune_checkpoints(const std::string& root, std::int64_t keep, std::int64_t 
     if (!is_whole(root + "/" + *name)) continue;
     if (newer++ < std::max<std::int64_t>(keep, 2)) continue;
     if (keep_every > 0 && step_of(*name) % keep_every == 0) continue;
-    // Renamed first: a removal that is cut short leaves nothing under a checkpoint's name.
-    const std::string trash = fmt::format("{}/{}{}", root, trash_prefix, *name);
-    std::filesystem::rename(root + "/" + *name, trash, error);
-    if (!error) std::filesystem::remove_all(trash, error);
+    std::error_code error;
+    std::filesystem::rename(root + "/" + *name, fmt::format("{}/{}{}", root, trash_prefix, *name),
+                            error);
     if (error) log::warn("{}/{}: old checkpoint not removed: {}", root, *name, error.message());
   }
+  empty_trash(root);
 }
 
 }  // namespace strata

@@ -33,7 +33,8 @@ CheckpointShard checkpoint_shard(Learner& learner);
 /// Removes all but the newest `keep` checkpoints and those at multiples of keep_every (0: none).
 /// keep = 0: keeps all. Only checkpoints whose manifest and files' sizes are right count, fewer
 /// than two of them are never left (keep = 1 is 2), and damaged ones stay to be looked at. Removals
-/// that an earlier job did not finish are finished.
+/// that an earlier job did not finish are finished. Error(74) where the folder cannot be read or
+/// synced; then nothing is lost but space.
 void prune_checkpoints(const std::string& root, std::int64_t keep, std::int64_t keep_every);
 
 }  // namespace strata

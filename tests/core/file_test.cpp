@@ -5,6 +5,7 @@
 
 #include <fcntl.h>
 #include <gtest/gtest.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <filesystem>
@@ -66,6 +67,38 @@ TEST_F(Files, WritesAndReadsAreWhole) {
   EXPECT_FALSE(write_fully(fd, "x"));
   EXPECT_EQ(errno, EBADF);
   EXPECT_EQ(read_fully_at(fd, all.data(), 1, 0), -1);
+}
+
+/// What the Error says that fn throws for a user who may not enter `closed`; root becomes nobody.
+template <class Function>
+void expect_refused(const std::string& closed, Function fn) {
+  ASSERT_EQ(chmod(closed.c_str(), 0), 0);
+  EXPECT_EXIT(
+      {
+        if (geteuid() == 0 && setresuid(65534, 65534, 65534) != 0) _exit(1);
+        try {
+          fn();
+        } catch (const Error& error) {
+          fmt::print(stderr, "{}\n", error.what());
+          _exit(static_cast<int>(error.code()));
+        }
+        _exit(0);
+      },
+      testing::ExitedWithCode(static_cast<int>(Exit::permission)), "Permission denied");
+  ASSERT_EQ(chmod(closed.c_str(), 0700), 0);
+}
+
+TEST_F(Files, WhatMayNotBeLookedAtIsNotSaidToBeMissing) {
+  const std::string inside = dir_ + "/file";
+  write_file_atomically(inside, "x");
+  expect_refused(dir_, [&] { file_exists(inside); });
+  expect_refused(dir_, [&] { directory_exists(inside); });
+  expect_refused(dir_, [&] { read_file(inside); });
+  EXPECT_TRUE(file_exists(inside));
+  EXPECT_FALSE(file_exists(dir_));
+  EXPECT_FALSE(file_exists(inside + "/further"));
+  EXPECT_FALSE(file_exists(dir_ + "/" + std::string(300, 'x')));
+  EXPECT_TRUE(directory_exists(dir_));
 }
 
 TEST(ByteReader, ReadsWhatIsThereAndRefusesTheRest) {

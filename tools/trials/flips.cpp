@@ -232,10 +232,26 @@ std::vector<FileClass> classes_in(const std::string& dir) {
   return all;
 }
 
+/// Empty where there is none.
+std::string newest_sound(const std::string& root) {
+  const auto names = list_checkpoints(root);
+  for (auto name = names.rbegin(); name != names.rend(); ++name) {
+    try {
+      CheckpointReader::open(root + "/" + *name).verify();
+      return *name;
+    } catch (const Error&) {
+      // the one before it
+    }
+  }
+  return "";
+}
+
 int run(int argc, char** argv) {
   po::options_description options("strata_flips --dir DIR");
   options.add_options()("hash", po::value<std::string>(),
                         "prints a hash of this checkpoint's tensors")(
+      "newest", po::value<std::string>(),
+      "prints the name of the newest sound checkpoint below this folder")(
       "dir", po::value<std::string>(),
       "holds checkpoint/, text/, latents/, encoder/, index.jsonl, image.png; written to")(
       "count", po::value<std::int64_t>()->default_value(10000), "flips, over all classes alike")(
@@ -247,6 +263,10 @@ int run(int argc, char** argv) {
     Seen seen;
     add_tensors(seen, CheckpointReader::open(values["hash"].as<std::string>()));
     fmt::print("{}\n", seen.hex());
+    return 0;
+  }
+  if (values.count("newest") > 0) {
+    fmt::print("{}\n", newest_sound(values["newest"].as<std::string>()));
     return 0;
   }
   const auto classes = classes_in(values["dir"].as<std::string>());

@@ -13,6 +13,9 @@
 //   INJECT_UNDER=s   part of the path    INJECT_CALLS=a,b    INJECT_RANK=r (mpirun's; alone is 0)
 //   INJECT_LOG=path  appends "NUMBER CALL PATH" for each counted call, "!" in front where it went
 //   wrong INJECT_CLOCK=s   CLOCK_REALTIME is s seconds off
+//   INJECT_RECORD=path  appends what every rank changed below INJECT_UNDER, as soon as it has:
+//                    "CALL OFFSET LENGTHS\n", the path, the second path, the bytes
+//                    (strata_trials/power.py)
 //
 // What a library calls inside itself (fopen's open, fclose's close) is not seen.
 
@@ -72,13 +75,14 @@ struct Plan {
   std::string_view what = text("INJECT_DO"), under = text("INJECT_UNDER"),
                    calls = text("INJECT_CALLS");
   int error = error_of(what);
-  int log = -1;
+  int log = opened("INJECT_LOG"), record = opened("INJECT_RECORD");
   bool on = number("INJECT_RANK", -1) < 0 ||
             number("INJECT_RANK", -1) == number("OMPI_COMM_WORLD_RANK", 0);
-  Plan() {
-    if (*text("INJECT_LOG"))
-      log = static_cast<int>(syscall(SYS_openat, AT_FDCWD, text("INJECT_LOG"),
-                                     O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0666));
+
+  static int opened(const char* name) {
+    if (!*text(name)) return -1;
+    return static_cast<int>(
+        syscall(SYS_openat, AT_FDCWD, text(name), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0666));
   }
 };
 
@@ -124,13 +128,49 @@ bool is_hit(const char* call, const char* path) {
   return hit;
 }
 
+/// What a descriptor leads to; empty where nothing.
+struct PathOf {
+  char text[PATH_MAX] = "";
+  explicit PathOf(int fd) {
+    char link[64];
+    snprintf(link, sizeof link, "/proc/self/fd/%d", fd);
+    const long n = syscall(SYS_readlink, link, text, sizeof text - 1);
+    text[std::max(n, 0L)] = '\0';
+  }
+};
+
 bool is_hit(const char* call, int fd) {
-  char link[64], path[PATH_MAX];
-  snprintf(link, sizeof link, "/proc/self/fd/%d", fd);
-  const long n = syscall(SYS_readlink, link, path, sizeof path - 1);
-  if (n <= 0) return false;
-  path[n] = '\0';
-  return is_hit(call, path);
+  const PathOf path(fd);
+  return *path.text && is_hit(call, path.text);
+}
+
+/// A change that was made. One write of a file that appends: records of all processes are whole,
+/// and none is behind that of a later change.
+void record(const char* call, const char* path, const char* to = "", off_t offset = 0,
+            const void* data = nullptr, std::size_t bytes = 0) {
+  if (plan().record < 0 || std::strstr(path, text("INJECT_UNDER")) == nullptr) return;
+  char head[128];
+  const int length = snprintf(head, sizeof head, "%s %ld %zu %zu %zu\n", call,
+                              static_cast<long>(offset), std::strlen(path), std::strlen(to), bytes);
+  const iovec parts[] = {{head, static_cast<std::size_t>(length)},
+                         {const_cast<char*>(path), std::strlen(path)},
+                         {const_cast<char*>(to), std::strlen(to)},
+                         {const_cast<void*>(data), bytes}};
+  const int error = errno;
+  syscall(SYS_writev, plan().record, parts, 4);
+  errno = error;
+}
+
+/// `status` of a call, recorded where it succeeded.
+template <class... Rest>
+long recorded(long status, const char* call, const char* path, Rest... rest) {
+  if (status >= 0) record(call, path, rest...);
+  return status;
+}
+long recorded(long status, const char* call, int fd, off_t offset = 0, const void* data = nullptr,
+              std::size_t bytes = 0) {
+  if (status >= 0 && plan().record >= 0) record(call, PathOf(fd).text, "", offset, data, bytes);
+  return status;
 }
 
 /// Ends the process, sleeps (true: the call itself follows), or sets errno (false).
@@ -165,12 +205,23 @@ ssize_t moving(const char* call, int fd, std::size_t bytes, bool writes, Real re
   return goes_on() ? real(bytes) : -1;
 }
 
+/// `done` bytes were written at the file's position.
+long written(int fd, const void* data, long done) {
+  if (plan().record < 0 || done <= 0) return done;
+  return recorded(done, "write", fd, syscall(SYS_lseek, fd, 0, SEEK_CUR) - done, data,
+                  static_cast<std::size_t>(done));
+}
+
 mode_t mode_of(int flags, va_list arguments) {
   return (flags & (O_CREAT | O_TMPFILE)) != 0 ? static_cast<mode_t>(va_arg(arguments, int)) : 0;
 }
 
 long open_file(int folder, const char* path, int flags, mode_t mode) {
-  return plain("open", path, [&] { return syscall(SYS_openat, folder, path, flags, mode); });
+  const long fd =
+      plain("open", path, [&] { return syscall(SYS_openat, folder, path, flags, mode); });
+  if (fd >= 0 && (flags & O_CREAT) != 0) record("create", path);
+  if (fd >= 0 && (flags & O_TRUNC) != 0) record("truncate", path);
+  return fd;
 }
 
 }  // namespace
@@ -197,19 +248,24 @@ int openat64(int folder, const char* path, int flags, ...) __attribute__((alias(
 
 ssize_t write(int fd, const void* data, std::size_t bytes) {
   return moving("write", fd, bytes, true,
-                [&](std::size_t n) { return syscall(SYS_write, fd, data, n); });
+                [&](std::size_t n) { return written(fd, data, syscall(SYS_write, fd, data, n)); });
 }
 ssize_t pwrite(int fd, const void* data, std::size_t bytes, off_t offset) {
-  return moving("pwrite", fd, bytes, true,
-                [&](std::size_t n) { return syscall(SYS_pwrite64, fd, data, n, offset); });
+  return moving("pwrite", fd, bytes, true, [&](std::size_t n) {
+    const ssize_t done = syscall(SYS_pwrite64, fd, data, n, offset);
+    return recorded(done, "write", fd, offset, data,
+                    static_cast<std::size_t>(std::max(done, ssize_t{0})));
+  });
 }
 ssize_t pwrite64(int, const void*, std::size_t, off_t) __attribute__((alias("pwrite")));
 ssize_t writev(int fd, const iovec* parts, int count) {
   std::size_t bytes = 0;
   for (int i = 0; i < count; ++i) bytes += parts[i].iov_len;
   return moving("writev", fd, bytes, true, [&](std::size_t n) {
-    if (n == bytes || count == 0) return syscall(SYS_writev, fd, parts, count);
-    return syscall(SYS_write, fd, parts[0].iov_base, std::min(n, parts[0].iov_len));
+    if (plan().record < 0 && (n == bytes || count == 0))
+      return syscall(SYS_writev, fd, parts, count);
+    return written(fd, parts[0].iov_base,
+                   syscall(SYS_write, fd, parts[0].iov_base, std::min(n, parts[0].iov_len)));
   });
 }
 ssize_t read(int fd, void* data, std::size_t bytes) {
@@ -223,10 +279,12 @@ ssize_t pread(int fd, void* data, std::size_t bytes, off_t offset) {
 ssize_t pread64(int, void*, std::size_t, off_t) __attribute__((alias("pread")));
 
 int fsync(int fd) {
-  return static_cast<int>(plain("fsync", fd, [&] { return syscall(SYS_fsync, fd); }));
+  return static_cast<int>(
+      plain("fsync", fd, [&] { return recorded(syscall(SYS_fsync, fd), "fsync", fd); }));
 }
 int fdatasync(int fd) {
-  return static_cast<int>(plain("fdatasync", fd, [&] { return syscall(SYS_fdatasync, fd); }));
+  return static_cast<int>(
+      plain("fdatasync", fd, [&] { return recorded(syscall(SYS_fdatasync, fd), "fsync", fd); }));
 }
 /// The descriptor is gone even where close reports an error.
 int close(int fd) {
@@ -239,8 +297,9 @@ int close(int fd) {
   return static_cast<int>(syscall(SYS_close, fd));
 }
 int ftruncate(int fd, off_t length) noexcept {
-  return static_cast<int>(
-      plain("ftruncate", fd, [&] { return syscall(SYS_ftruncate, fd, length); }));
+  return static_cast<int>(plain("ftruncate", fd, [&] {
+    return recorded(syscall(SYS_ftruncate, fd, length), "truncate", fd, length);
+  }));
 }
 int ftruncate64(int, off_t) noexcept __attribute__((alias("ftruncate")));
 int posix_fallocate(int fd, off_t offset, off_t bytes) {
@@ -250,36 +309,49 @@ int posix_fallocate(int fd, off_t offset, off_t bytes) {
 }
 
 int rename(const char* from, const char* to) noexcept {
-  return static_cast<int>(plain("rename", to, [&] { return syscall(SYS_rename, from, to); }));
+  return static_cast<int>(plain(
+      "rename", to, [&] { return recorded(syscall(SYS_rename, from, to), "rename", from, to); }));
 }
 int renameat2(int from_folder, const char* from, int to_folder, const char* to,
               unsigned flags) noexcept {
   return static_cast<int>(plain("rename", to, [&] {
-    return syscall(SYS_renameat2, from_folder, from, to_folder, to, flags);
+    return recorded(syscall(SYS_renameat2, from_folder, from, to_folder, to, flags),
+                    (flags & RENAME_EXCHANGE) != 0 ? "exchange" : "rename", from, to);
   }));
 }
 int mkdir(const char* path, mode_t mode) noexcept {
-  return static_cast<int>(plain("mkdir", path, [&] { return syscall(SYS_mkdir, path, mode); }));
+  return static_cast<int>(plain(
+      "mkdir", path, [&] { return recorded(syscall(SYS_mkdir, path, mode), "mkdir", path); }));
 }
 int link(const char* from, const char* to) noexcept {
   return static_cast<int>(plain("link", to, [&] { return syscall(SYS_link, from, to); }));
 }
 int unlink(const char* path) noexcept {
-  return static_cast<int>(plain("unlink", path, [&] { return syscall(SYS_unlink, path); }));
+  return static_cast<int>(
+      plain("unlink", path, [&] { return recorded(syscall(SYS_unlink, path), "unlink", path); }));
 }
 int rmdir(const char* path) noexcept {
-  return static_cast<int>(plain("unlink", path, [&] { return syscall(SYS_rmdir, path); }));
+  return static_cast<int>(
+      plain("unlink", path, [&] { return recorded(syscall(SYS_rmdir, path), "unlink", path); }));
 }
 /// std::filesystem removes by folder: the folder's path counts.
 int unlinkat(int folder, const char* path, int flags) noexcept {
-  const auto real = [&] { return syscall(SYS_unlinkat, folder, path, flags); };
+  const auto real = [&] {
+    char whole[PATH_MAX + NAME_MAX + 2];
+    if (folder == AT_FDCWD)
+      snprintf(whole, sizeof whole, "%s", path);
+    else
+      snprintf(whole, sizeof whole, "%s/%s", PathOf(folder).text, path);
+    return recorded(syscall(SYS_unlinkat, folder, path, flags), "unlink", whole);
+  };
   return static_cast<int>(folder == AT_FDCWD ? plain("unlink", path, real)
                                              : plain("unlink", folder, real));
 }
 int remove(const char* path) noexcept {
   return static_cast<int>(plain("unlink", path, [&] {
     const long status = syscall(SYS_unlink, path);
-    return status != 0 && errno == EISDIR ? syscall(SYS_rmdir, path) : status;
+    return recorded(status != 0 && errno == EISDIR ? syscall(SYS_rmdir, path) : status, "unlink",
+                    path);
   }));
 }
 

@@ -74,6 +74,16 @@ def children_of(pid):
     return []
 
 
+def described(pid):
+    """What a process is, where it came from and what it does."""
+    with contextlib.suppress(OSError):
+        fields = pathlib.Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+        command = pathlib.Path(f"/proc/{pid}/cmdline").read_text().replace("\0", " ")[:60]
+        waits_in = pathlib.Path(f"/proc/{pid}/wchan").read_text()
+        return f"{pid} ({fields[0]}, child of {fields[1]}, in {waits_in}): {command}"
+    return f"{pid}, gone since"
+
+
 def kill(pid, number=signal.SIGKILL):
     with contextlib.suppress(ProcessLookupError):
         os.kill(pid, number)
@@ -157,8 +167,10 @@ class Job:
             if not left:
                 break
             if time.monotonic() - start > GONE_WITHIN:
+                what = "; ".join(described(pid) for pid in left)
+                log = self.text()[-500:]
                 self.end()
-                raise Failure(f"processes {left} are left {GONE_WITHIN:.0f} s later")
+                raise Failure(f"left {GONE_WITHIN:.0f} s later: {what}; log: {log}")
             time.sleep(0.02)
         self.process.wait()
         return time.monotonic() - start
