@@ -21,6 +21,7 @@ struct SaveOrder {
   CheckpointShard shard;
   std::string config_hash, host_json;
   CheckpointOwner owner;
+  bool is_waited_for = false;  // else it takes only time that the steps leave
   /// On every rank, once the checkpoint has its name; what it throws is a warning.
   std::function<void()> afterwards = [] {};
 };

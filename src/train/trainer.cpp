@@ -77,7 +77,7 @@ class Run {
   void preview_now();
   void save();
   void save_and_wait();
-  void begin_save();
+  void begin_save(bool is_waited_for);
   void end_save();
   void look_after_save();
   bool saves_fail() const { return failed_saves_ >= most_failed_saves_in_a_row; }
@@ -325,9 +325,10 @@ void Run::preview_now() {
   metrics_->record_images(step(), dir);
 }
 
-void Run::begin_save() {
+void Run::begin_save(bool is_waited_for) {
   const RunState state{step(), learner_.updates(), skipped_};
   SaveOrder order;
+  order.is_waited_for = is_waited_for;
   order.root = folder_.checkpoints();
   order.step = step();
   order.shard = checkpoint_shard(learner_);
@@ -389,7 +390,7 @@ void Run::save() {
   if (is_busy[0] == 0) {
     end_save();
     give_up_on_saves();
-    begin_save();
+    begin_save(false);
     return;
   }
   const auto text =
@@ -403,10 +404,10 @@ void Run::save_and_wait() {
   activity::enter(Section::save);
   end_save();
   give_up_on_saves();
-  begin_save();
+  begin_save(true);
   end_save();
   if (failed_saves_ == 0) return;
-  begin_save();  // once more, in a new folder
+  begin_save(true);  // once more, in a new folder
   const auto outcome = saver_.collect();
   if (outcome->error) std::rethrow_exception(outcome->error);
   if (is_first_rank()) restarts_.forget();

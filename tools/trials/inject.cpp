@@ -5,8 +5,8 @@
 //   INJECT_AT=n      the n-th counted call; INJECT_FROM=n: it and all behind it; INJECT_SHARE=p: p
 //   in
 //                    a hundred, drawn from INJECT_SEED
-//   INJECT_DO=x      KILL, an error (EIO ENOSPC EDQUOT ENOENT EINTR), SHORT (at most half is
-//   written
+//   INJECT_DO=x      MEMORY (the process gets INJECT_MB more and no further, then the call), KILL,
+//   an error (EIO ENOSPC EDQUOT ENOENT EINTR), SHORT (at most half is written
 //                    or read), SLEEP (INJECT_MS, then the call)
 //   INJECT_TORN=1    half of a write's bytes are in the file before KILL or the error
 //   INJECT_FOR_MS=n  only so long after the first counted call
@@ -24,6 +24,7 @@
 #include <limits.h>
 #include <signal.h>
 #include <stdarg.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/time.h>
@@ -69,7 +70,8 @@ long milliseconds() {
 struct Plan {
   long at = number("INJECT_AT", 0), from = number("INJECT_FROM", 0);
   long share = number("INJECT_SHARE", 0), seed = number("INJECT_SEED", 1);
-  long ms = number("INJECT_MS", 0), for_ms = number("INJECT_FOR_MS", 0);
+  long mb = number("INJECT_MB", 0), ms = number("INJECT_MS", 0),
+       for_ms = number("INJECT_FOR_MS", 0);
   long clock = number("INJECT_CLOCK", 0);
   bool torn = number("INJECT_TORN", 0) != 0;
   std::string_view what = text("INJECT_DO"), under = text("INJECT_UNDER"),
@@ -173,12 +175,27 @@ long recorded(long status, const char* call, int fd, off_t offset = 0, const voi
   return status;
 }
 
+/// From now on the address space grows by so many bytes at most.
+void bound_memory(rlim_t more) {
+  char text[64] = "";
+  const long fd = syscall(SYS_openat, AT_FDCWD, "/proc/self/statm", O_RDONLY | O_CLOEXEC);
+  syscall(SYS_read, fd, text, sizeof text - 1);
+  syscall(SYS_close, fd);
+  const rlim_t most = std::strtoul(text, nullptr, 10) * static_cast<rlim_t>(getpagesize()) + more;
+  const rlimit limit{most, most};
+  setrlimit(RLIMIT_AS, &limit);
+}
+
 /// Ends the process, sleeps (true: the call itself follows), or sets errno (false).
 bool goes_on() {
   const Plan& p = plan();
   if (p.what == "KILL") {
     syscall(SYS_kill, getpid(), SIGKILL);
     for (;;) pause();
+  }
+  if (p.what == "MEMORY") {
+    bound_memory(static_cast<rlim_t>(p.mb) << 20);
+    return true;
   }
   if (p.what == "SLEEP") {
     const timespec time{p.ms / 1000, p.ms % 1000 * 1000000};

@@ -1,12 +1,14 @@
 """C. Files that are damaged: by hand, and bit by bit."""
 
 import json
+import os
 import shutil
 import subprocess
+import time
 
 from strata_trials.death import BASE, NEXT, continued_from
 from strata_trials.registry import Tally, trial
-from strata_trials.workshop import check_finished, expect
+from strata_trials.workshop import check_finished, check_records, expect
 
 
 def cut(size):
@@ -166,6 +168,35 @@ def damaged_cache(shop, case, rng):
     shop.remove(run)
     shop.discard(folder)
     return Tally(note=f"{what}: {outcome.cause[-100:]}")
+
+
+@trial("cut-in-use", "A7c", cases=4, ci=1)
+def cut_in_use(shop, case, rng):
+    """A cache file becomes shorter while two ranks read it: exit 65 or 74 with the file's name, all are gone within 10 s,
+    and with the file restored the same command continues bitwise."""
+    cache = ["latents", "text/last"][case % 2]
+    folder = shop.folder / "cut"
+    shop.discard(folder)
+    shutil.copytree(shop.folder / cache, folder)
+    whole = (folder / "shard-00000.h5").read_bytes()
+    reference = shop.reference(2, {"train.steps": 160})
+    run = shop.new_run()
+    settings = {"train.steps": 160, f"data.{cache.split('/')[0]}": folder}
+    job = shop.train(run, 2, settings)
+    while run.step() < 5 + rng.randrange(60) and job.process.poll() is None:
+        time.sleep(0.005)
+    os.truncate(folder / "shard-00000.h5", rng.randrange(len(whole) // 2))
+    outcome = job.wait()
+    job.wait_until_gone()
+    note = run.exit_note()
+    expect(note and note["code"] in (65, 74), f"exit {outcome.code}, exit.json {note}")
+    expect("shard-00000.h5" in note["cause"], f"no file is named: {note['cause']}")
+    check_records(run, reference)
+    (folder / "shard-00000.h5").write_bytes(whole)
+    shop.finish(run, 2, settings)
+    check_records(run, reference, 160)
+    shop.remove(run), shop.discard(folder)
+    return Tally(bitwise=1, note=f"{cache}: exit {note['code']}: {note['cause'][-90:]}")
 
 
 def flip_table(notes):

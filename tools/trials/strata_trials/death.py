@@ -1,12 +1,14 @@
 """A. Death of processes."""
 
 import re
+import signal
 import time
 
 from strata_trials.registry import Tally, trial
 from strata_trials.workshop import Job, check_finished, check_records, check_saved, expect, kill
 
 LAST = 40  # steps of a run
+BASE, MIDDLE, NEXT = (5, 10), 15, 20
 SAVE_CALLS = "open,write,pwrite,writev,fsync,fdatasync,close,ftruncate,fallocate,rename,mkdir,link,unlink"
 LOAD_CALLS = "open,read,pread"
 
@@ -78,9 +80,58 @@ def kill_all(shop, case, rng):
     return interrupted(shop, rng, rng.choice([0, 2]), strike)
 
 
+@trial("crash", "A7", cases=12, ci=1)
+def crash(shop, case, rng):
+    """SIGSEGV, SIGBUS, SIGFPE or SIGABRT in a random rank of two at a random moment, as by a bug: exit.json says 70, the
+    rank, the signal and the step; all are gone within 10 s, and the same command continues bitwise."""
+    number = (signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGABRT)[case % 4]
+    reference = shop.reference(2, {"train.steps": LAST})
+    run = shop.new_run()
+    job = shop.train(run, 2, {"train.steps": LAST})
+    while run.step() < 1 + rng.randrange(LAST - 10) and job.process.poll() is None:
+        time.sleep(0.005)
+    victim = rng.randrange(2)
+    kill(job.rank_pids()[victim], number)
+    outcome = job.wait()
+    gone = job.wait_until_gone()
+    note = run.exit_note()
+    expect(note and note["code"] == 70 and note["rank"] == victim and not note["restart"],
+           f"{number.name} in rank {victim}: exit {outcome.code}, exit.json {note}")
+    expect(f"crashed with {number.name} in section" in note["cause"], f"the cause is {note['cause']}")
+    check_records(run, reference)
+    check_saved(run, reference)
+    shop.finish(run, 2, {"train.steps": LAST})
+    check_finished(run, reference, LAST)
+    shop.remove(run)
+    return Tally(bitwise=1, note=f"{note['cause']}: all gone {gone:.1f} s later")
+
+
+@trial("no-memory", "A6", cases=12, ci=1)
+def no_memory(shop, case, rng):
+    """From a random call of a save on, a rank gets no more memory, or 1 or 4 MiB more: the run ends by itself with 70 or
+    74, or goes on; never a hang, nothing committed is lost, and the same command continues bitwise."""
+    ranks = [0, 2][case % 2]
+    reference = shop.reference(ranks, {"train.steps": NEXT})
+    run = shop.begun(reference, BASE)
+    inject = {"AT": rng.randrange(1, 24), "DO": "MEMORY", "MB": (0, 1, 4)[case % 3], "UNDER": "/checkpoints",
+              "CALLS": SAVE_CALLS, "RANK": rng.randrange(max(ranks, 1))}
+    job = shop.train(run, ranks, {"train.steps": NEXT, "train.keep": 2}, inject=inject)
+    outcome = job.wait()
+    job.wait_until_gone()
+    note = run.exit_note()
+    code = note["code"] if note else outcome.code
+    expect(code in (0, 70, 74), f"exit {outcome.code}, exit.json {note}: {outcome.cause}")
+    check_records(run, reference)
+    saved = check_saved(run, reference)
+    expect(10 in saved or 15 in saved, f"a committed checkpoint is lost: {saved} are left")
+    shop.finish(run, ranks, {"train.steps": NEXT, "train.keep": 2})
+    check_finished(run, reference, NEXT)
+    shop.remove(run)
+    return Tally(bitwise=1, note=f"from call {inject['AT']} on {inject['MB']} MiB: exit {code}: {outcome.cause[-80:]}")
+
+
 # --- every call of a save ------------------------------------------------------------------------
 
-BASE, MIDDLE, NEXT = (5, 10), 15, 20
 WHOLE_SAVE = {"train.steps": MIDDLE, "train.keep": 2}
 
 

@@ -61,6 +61,53 @@ def hang(shop, case, rng):
     return Tally(bitwise=1, note=f"rank {victim} of {ranks} in section {named[2]}, found and ended in {seconds:.1f} s")
 
 
+def held_up_in(shop, phase):
+    """(settings, what slows the phase down so that it can be met)."""
+    if phase == "load":
+        return {}, {"FROM": 1, "DO": "SLEEP", "MS": 2000, "UNDER": f"{shop.folder}/latents", "CALLS": "read,pread"}
+    if phase == "save":
+        return {"train.checkpoint_background": "false"}, {"FROM": 1, "DO": "SLEEP", "MS": 2000, "UNDER": "/checkpoints",
+                                                          "CALLS": "fsync"}
+    (shop.folder / "prompts.txt").write_text("a red circle above a blue square\n" * 8)
+    return {"samples.prompts": "prompts.txt", "samples.text_encoder": shop.study / "encoder", "samples.vae":
+            shop.study / "vae", "samples.every": 7, "samples.steps": 900, "data.pooled": "false"}, None
+
+
+def phase_has_begun(run, phase):
+    if phase == "load":
+        return (run.path / ".owner").exists()
+    if phase == "save":
+        return any(p.name.startswith(".tmp-") for p in run.checkpoints.glob(".tmp-*"))
+    return any((run.path / "samples").glob("*.partial"))
+
+
+@trial("hang-phase", "B8p", cases=lambda shop: ["load", "samples", "save"] * 2, ci=0, summary=worst_by_section)
+def hang_phase(shop, phase, rng):
+    """SIGSTOP of a random rank of two while the inputs are loaded, sample images are made or a save is waited for: exit 86
+    with its name and that section, within ten times the timeout (3 s) and 10 s."""
+    ranks = 2
+    run = shop.new_run()
+    settings, inject = held_up_in(shop, phase)
+    job = shop.train(run, ranks, {**settings, "train.steps": STEPS, "train.hang_timeout": TIMEOUT}, inject=inject)
+    while not phase_has_begun(run, phase):
+        expect(job.process.poll() is None, f"the run ended before {phase}: {job.text()[-300:]}")
+        time.sleep(0.01)
+    time.sleep(rng.uniform(0.2, 1))
+    victim = rng.randrange(ranks)
+    stopped = time.monotonic()
+    kill(job.rank_pids()[victim], signal.SIGSTOP)
+    outcome = job.wait()
+    job.wait_until_gone()
+    seconds = time.monotonic() - stopped
+    note = run.exit_note()
+    expect(note and note["code"] == 86 and note["rank"] == victim,
+           f"rank {victim} stopped in {phase}: exit {outcome.code}, exit.json {note}")
+    expect(f"in section {phase}" in note["cause"], f"not said to be in section {phase}: {note['cause']}")
+    expect(seconds < TIMEOUT * SLOW + 10, f"{seconds:.1f} s until the end")
+    shop.remove(run)
+    return Tally(note=f"rank {victim} of {ranks} in section {phase}, found and ended in {seconds:.1f} s")
+
+
 @trial("stall", "B9", cases=20, ci=1)
 def stall(shop, case, rng):
     """SIGSTOP of a random rank for a second, ten times in a run, with a timeout of three seconds: no alarm, and the run

@@ -190,16 +190,19 @@ def stale_owner(shop, case, rng):
     return Tally(bitwise=1, note=f"taken over in {outcome.seconds:.0f} s")
 
 
-@trial("fenced", "D27f", cases=1)
+@trial("fenced", "D27f", cases=2)
 def fenced(shop, case, rng):
-    """A job that stood still longer than its lease finds another owner when it goes on: it ends with 76 and
-    touches nothing, and the new owner's run is the undisturbed one."""
+    """A job that stood still longer than its lease, between saves or in the middle of one, finds another owner when it
+    goes on: it ends with 76, publishes and touches nothing, and the new owner's run is the undisturbed one."""
     steps = 3000
     reference = shop.reference(0, {"train.steps": 160})
     run = shop.new_run()
-    old = shop.train(run, 0, {"train.steps": steps})
-    while not run.steps_saved():
-        time.sleep(0.02)
+    inject = {"FROM": 1, "DO": "SLEEP", "MS": 500, "UNDER": "/checkpoints/.tmp", "CALLS": "fsync"} if case % 2 else None
+    old = shop.train(run, 0, {"train.steps": steps}, inject=inject)
+    is_there = lambda: any(run.checkpoints.glob(".tmp-*/shard-*")) if inject else run.steps_saved()
+    while not is_there():
+        expect(old.process.poll() is None, f"the first job ended: {old.text()[-200:]}")
+        time.sleep(0.01)
     kill(old.process.pid, signal.SIGSTOP)
     young = shop.train(run, 0, {"train.steps": 160})
     while not (run.path / ".owner/epoch-00000002.json").exists():
@@ -208,11 +211,12 @@ def fenced(shop, case, rng):
     kill(old.process.pid, signal.SIGCONT)
     outcome = old.wait()
     expect(outcome.code == 76, f"the old owner ended with {outcome.code}: {outcome.cause}")
+    expect("was taken over by epoch 2" in outcome.cause, f"the cause is {outcome.cause}")
     code = young.wait().code
     expect(code == 0, f"the new owner ended with {code}")
     check_finished(run, reference, 160)
     shop.remove(run)
-    return Tally(bitwise=1, note=f"the old owner: {outcome.cause[-100:]}")
+    return Tally(bitwise=1, note=f"stopped {'in' if inject else 'between'} saves: {outcome.cause[-100:]}")
 
 
 @trial("clock-skew", "D29", cases=4, ci=1)
