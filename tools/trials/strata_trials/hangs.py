@@ -4,6 +4,7 @@ import re
 import signal
 import time
 
+from strata_trials.death import BASE, NEXT
 from strata_trials.registry import Tally, trial
 from strata_trials.workshop import check_finished, check_records, check_saved, expect, kill
 
@@ -61,35 +62,35 @@ def hang(shop, case, rng):
     return Tally(bitwise=1, note=f"rank {victim} of {ranks} in section {named[2]}, found and ended in {seconds:.1f} s")
 
 
+PHASES = {  # what slows each down: part of the path, calls
+    "start": ("/latents", "read,pread"), "load": ("/checkpoints/step", "read,pread"), "save": ("/checkpoints/.tmp", "fsync"),
+}
+
+
 def held_up_in(shop, phase):
-    """(settings, what slows the phase down so that it can be met)."""
-    if phase == "load":
-        return {}, {"FROM": 1, "DO": "SLEEP", "MS": 2000, "UNDER": f"{shop.folder}/latents", "CALLS": "read,pread"}
-    if phase == "save":
-        return {"train.checkpoint_background": "false"}, {"FROM": 1, "DO": "SLEEP", "MS": 2000, "UNDER": "/checkpoints",
-                                                          "CALLS": "fsync"}
-    (shop.folder / "prompts.txt").write_text("a red circle above a blue square\n" * 8)
-    return {"samples.prompts": "prompts.txt", "samples.text_encoder": shop.study / "encoder", "samples.vae":
-            shop.study / "vae", "samples.every": 7, "samples.steps": 900, "data.pooled": "false"}, None
+    """(settings, injection, what is there once the phase has begun)."""
+    if phase == "samples":
+        (shop.folder / "prompts.txt").write_text("a red circle above a blue square\n" * 8)
+        settings = {"samples.prompts": "prompts.txt", "samples.text_encoder": shop.study / "encoder", "samples.vae":
+                    shop.study / "vae", "samples.every": 7, "samples.steps": 900}
+        return settings, None, lambda run: any((run.path / "samples").glob("*.partial"))
+    under, calls = PHASES[phase]
+    log = shop.temporary / "phase"
+    log.unlink(missing_ok=True)
+    inject = {"FROM": 1, "DO": "SLEEP", "MS": 500, "UNDER": under, "CALLS": calls, "LOG": log}
+    return {"train.checkpoint_background": "false"}, inject, lambda run: log.exists() and log.stat().st_size > 0
 
 
-def phase_has_begun(run, phase):
-    if phase == "load":
-        return (run.path / ".owner").exists()
-    if phase == "save":
-        return any(p.name.startswith(".tmp-") for p in run.checkpoints.glob(".tmp-*"))
-    return any((run.path / "samples").glob("*.partial"))
-
-
-@trial("hang-phase", "B8p", cases=lambda shop: ["load", "samples", "save"] * 2, ci=0, summary=worst_by_section)
+@trial("hang-phase", "B8p", cases=lambda shop: ["start", "load", "samples", "save"] * 3, ci=0, summary=worst_by_section)
 def hang_phase(shop, phase, rng):
-    """SIGSTOP of a random rank of two while the inputs are loaded, sample images are made or a save is waited for: exit 86
-    with its name and that section, within ten times the timeout (3 s) and 10 s."""
+    """SIGSTOP of a random rank of two while caches are opened, a checkpoint is loaded, sample images are made or a save is
+    waited for: exit 86 with its name and that section, within ten times the timeout (3 s) and 10 s."""
     ranks = 2
-    run = shop.new_run()
-    settings, inject = held_up_in(shop, phase)
+    reference = shop.reference(ranks, {"train.steps": NEXT})
+    run = shop.begun(reference, BASE) if phase == "load" else shop.new_run()
+    settings, inject, has_begun = held_up_in(shop, phase)
     job = shop.train(run, ranks, {**settings, "train.steps": STEPS, "train.hang_timeout": TIMEOUT}, inject=inject)
-    while not phase_has_begun(run, phase):
+    while not has_begun(run):
         expect(job.process.poll() is None, f"the run ended before {phase}: {job.text()[-300:]}")
         time.sleep(0.01)
     time.sleep(rng.uniform(0.2, 1))
@@ -99,10 +100,11 @@ def hang_phase(shop, phase, rng):
     outcome = job.wait()
     job.wait_until_gone()
     seconds = time.monotonic() - stopped
-    note = run.exit_note()
-    expect(note and note["code"] == 86 and note["rank"] == victim,
-           f"rank {victim} stopped in {phase}: exit {outcome.code}, exit.json {note}")
-    expect(f"in section {phase}" in note["cause"], f"not said to be in section {phase}: {note['cause']}")
+    said = f"rank {victim}: hangs: no sign of life for"
+    expect(outcome.code == 86 and said in outcome.cause and f"in section {phase}" in outcome.cause,
+           f"rank {victim} stopped in {phase}: exit {outcome.code}: {outcome.cause}")
+    note = run.exit_note()  # at the start the run folder is nobody's yet
+    expect(phase == "start" or note and note["code"] == 86 and note["rank"] == victim, f"exit.json {note}")
     expect(seconds < TIMEOUT * SLOW + 10, f"{seconds:.1f} s until the end")
     shop.remove(run)
     return Tally(note=f"rank {victim} of {ranks} in section {phase}, found and ended in {seconds:.1f} s")
