@@ -16,6 +16,7 @@
 #include "core/log.hpp"
 #include "core/rng.hpp"
 #include "thread_world.hpp"
+#include "train/checkpoint_saver.hpp"
 
 namespace strata {
 namespace {
@@ -396,6 +397,20 @@ TEST_F(Checkpoint, AFailedSaveKeepsTheOldOneAndSaysSoEverywhere) {
   }
   fs::permissions(root_, fs::perms::owner_all);
   EXPECT_EQ(load(2, 1)->step, 10);
+}
+
+TEST_F(Checkpoint, WhatFollowsASaveOnOneRankFailsItOnNone) {
+  run_ranks(2, [&](Communicator& comm) {
+    RankState state(table_, comm, 100);
+    CheckpointSaver saver(comm, false);
+    SaveOrder order{root_, 10, state.shard(), "", "{}", {}};
+    if (comm.rank() == 0)
+      order.afterwards = [] { fail(Exit::io, "the old ones cannot be listed"); };
+    saver.begin(std::move(order));
+    const auto outcome = saver.collect();
+    EXPECT_TRUE(outcome && !outcome->error && outcome->step == 10);
+  });
+  EXPECT_TRUE(fs::exists(folder(10)));
 }
 
 TEST_F(Checkpoint, AKillInTheMiddleOfASaveLeavesTheOldOne) {
