@@ -10,6 +10,7 @@
 
 #include "core/feed.hpp"
 #include "core/spans.hpp"
+#include "dist/gathers.hpp"
 #include "dist/worker.hpp"
 
 namespace strata {
@@ -53,7 +54,7 @@ Zero2Memory memory_of(const Sharding& sharding, const ParameterTable& table,
 
 }  // namespace
 
-class Zero2::Impl : public Arrivals {
+class Zero2::Impl {
  public:
   Impl(Exec& exec, Communicator& comm, const ParameterTable& table, Zero2Options options);
 
@@ -66,14 +67,13 @@ class Zero2::Impl : public Arrivals {
   void skip_microbatch();
   void plan_update(std::span<const UpdateOptions> candidates);
   void continue_after(std::int64_t updates);
-  enum class Gathers { each_bucket, later };
-  void update_shard(Gathers gathers);
+  enum class Gathered { by_bucket, later };
+  void update_shard(Gathered gathered);
   void gather_updated();
-  void needs(ParamId id) override { await_bucket(sharding.bucket_of(id)); }
-  void needs_all() override;
+  Arrivals& arrivals() { return *gathers_; }
+  Weights complete_weights();
   /// For the end: other ranks wait for what this one has not gathered yet.
   void finish_gathers() noexcept;
-  Weights complete_weights();
   StepStats stats_of(const ops::UpdateOutcome& outcome);
 
   Exec& exec;
@@ -102,7 +102,7 @@ class Zero2::Impl : public Arrivals {
   static Tensor local(const Buffer& shard, const Bucket& bucket);
   int sum_levels();
   void measure(Tensor gradient);
-  void apply(Tensor gradient, Gathers gathers);
+  void apply(Tensor gradient, Gathered gathered);
   Tensor squares() const { return stats_.tensor().rows(0, stats_.tensor().numel() - 1); }
   Tensor non_finite() const {
     return stats_.tensor().rows(stats_.tensor().numel() - 1, stats_.tensor().numel());
@@ -114,10 +114,6 @@ class Zero2::Impl : public Arrivals {
   void take_back() {
     if (order_) exec.wait_for(*order_);
   }
-  void post_gather(Tensor flat, int bucket);
-  void gather_parameters(int bucket);
-  void await_bucket(int bucket);
-  void look_at_ranks();
   void allocate_levels(int count);
 
   int microbatches_ = 0, microbatch_ = 0;
@@ -127,11 +123,6 @@ class Zero2::Impl : public Arrivals {
   std::array<bool, most_in_flight> was_sent_{};  // in this microbatch
   std::vector<Buffer> slot_buffers_;
   std::vector<std::unique_ptr<Moment>> slots_left_;  // reduced, in the order of collectives
-  // Parameters on their way, by bucket:
-  std::vector<char> is_away_;                      // as far as the caller knows
-  std::vector<char> is_gathered_;                  // written by the worker, under its mutex
-  std::vector<std::unique_ptr<Moment>> gathered_;  // in the order of collectives
-  bool is_awaited_ = true;                         // no gather went out since the last look
   Buffer parameter_memory_, incoming_, wire_;
   Buffer stats_;  // sums of squares by bucket and section, then elements that are not finite
   std::optional<Feed> candidates_;
@@ -141,6 +132,7 @@ class Zero2::Impl : public Arrivals {
       overlapped_ = 0;  // reduced_: by the worker, in this microbatch and earlier ones
   std::unique_ptr<Communicator> channel_;  // the worker's own; absent when there is no thread
   std::optional<Exec> channel_exec_;
+  std::optional<Gathers> gathers_;
   Worker worker_;  // last: its thread uses all of the above
 };
 
@@ -153,8 +145,6 @@ Zero2::Impl::Impl(Exec& exec_, Communicator& comm_, const ParameterTable& table_
       sharding(table_, bucket_elements(options_), comm_.rank(), comm_.size()),
       states_(sharding.buckets().size()),
       is_ready_(table_.size(), 0),
-      is_away_(sharding.buckets().size(), 0),
-      is_gathered_(sharding.buckets().size(), 1),
       order_(comm_.order()),
       worker_(!order_ && options_.overlap && comm_.concurrent() && comm_.size() > 1) {
   STRATA_CHECK(options.compute == DType::f32 || options.compute == DType::bf16);
@@ -172,7 +162,6 @@ Zero2::Impl::Impl(Exec& exec_, Communicator& comm_, const ParameterTable& table_
     slot_buffers_.emplace_back(DType::f32, Shape{sharding.largest_bucket()}, device);
     slots_left_.push_back(exec.make_moment());
   }
-  for (std::size_t b = 0; b < states_.size(); ++b) gathered_.push_back(exec.make_moment());
   const auto sections = static_cast<std::int64_t>(sharding.buckets().size()) * sharding.sections();
   stats_ = Buffer(DType::f64, {sections + 1}, device);
   decision = Buffer(DType::u8, {ops::decision_bytes}, device);
@@ -187,6 +176,7 @@ Zero2::Impl::Impl(Exec& exec_, Communicator& comm_, const ParameterTable& table_
     channel_ = comm.duplicate();
     channel_exec_.emplace(device, 1);
   }
+  gathers_.emplace(exec, channel_ ? *channel_ : comm, sharding, worker_, options.overlap);
   allocate_levels(1);
 }
 
@@ -209,7 +199,7 @@ Tensor Zero2::Impl::slot_view(int slot, const Bucket& bucket) const {
 
 void Zero2::Impl::set_parameters(Tensor flat) {
   STRATA_CHECK(flat.numel() == table.numel() && flat.dtype == DType::f32);
-  needs_all();
+  gathers_->needs_all();
   Buffer there;
   if (!(flat.device == exec.device())) {
     there = Buffer(flat.dtype, flat.shape, exec.device());
@@ -230,63 +220,21 @@ void Zero2::Impl::set_parameters(Tensor flat) {
   exec.weights_changed();
 }
 
-void Zero2::Impl::post_gather(Tensor flat, int b) {
-  hand_over();  // this rank's part is complete
-  worker_.post([this, flat, b] {
-    const spans::Span span("all-gather", "communication", b);
-    const Bucket& bucket = sharding.buckets()[b];
-    (channel_ ? *channel_ : comm)
-        .all_gather(flat.rows(bucket.flat.begin, bucket.flat.end), bucket.part);
-  });
-}
-
 void Zero2::Impl::gather(Tensor flat, Tensor shard) {
   STRATA_CHECK(shard && flat.numel() == table.numel());
-  needs_all();  // flat may be the parameters
+  gathers_->needs_all();  // flat may be the parameters
   for (int b = 0; b < static_cast<int>(sharding.buckets().size()); ++b) {
     const ShardPiece& mine = sharding.buckets()[b].mine;
     if (mine.flat.size() > 0)
       ops::cast(exec, flat.rows(mine.flat.begin, mine.flat.end),
                 shard.rows(mine.local, mine.local + mine.flat.size()));
-    post_gather(flat, b);
+    gathers_->post(flat, b);
   }
-  worker_.drain();
-  take_back();
-  look_at_ranks();
-}
-
-/// Begins to gather a bucket whose part here is up to date.
-void Zero2::Impl::gather_parameters(int b) {
-  is_away_[b] = 1;
-  is_awaited_ = false;
-  {
-    const std::lock_guard lock(worker_.mutex());
-    is_gathered_[b] = 0;
-  }
-  post_gather(parameters, b);
-  worker_.post([this, b] {
-    if (order_) order_->mark(*gathered_[b]);
-    const std::lock_guard lock(worker_.mutex());
-    is_gathered_[b] = 1;
-  });
-  if (!options.overlap) await_bucket(b);
-}
-
-void Zero2::Impl::await_bucket(int b) {
-  if (!is_away_[b]) return;
-  worker_.wait_until([&] { return is_gathered_[b] != 0; });
-  if (order_) exec.wait_for(*gathered_[b]);
-  is_away_[b] = 0;
-}
-
-void Zero2::Impl::needs_all() {
-  for (int b = 0; b < static_cast<int>(is_away_.size()); ++b) await_bucket(b);
+  gathers_->finish_posted();
 }
 
 Weights Zero2::Impl::complete_weights() {
-  needs_all();
-  if (!is_awaited_) look_at_ranks();
-  is_awaited_ = true;
+  gathers_->await_all();
   return Weights(table, parameters);
 }
 
@@ -295,14 +243,6 @@ void Zero2::Impl::finish_gathers() noexcept {
     worker_.drain();
   } catch (...) {  // NOLINT(bugprone-empty-catch): the next collective call would have thrown it
   }
-}
-
-/// What follows may wait for the device without asking how the other ranks are.
-void Zero2::Impl::look_at_ranks() {
-  if (!order_) return;
-  const auto so_far = exec.make_moment();
-  exec.mark(*so_far);
-  comm.await(*so_far);
 }
 
 // --- gradients ----------------------------------------------------------------------------------
@@ -317,8 +257,7 @@ void Zero2::Impl::begin_step(int microbatches) {
   for (std::size_t b = 0; b < states_.size(); ++b)
     states_[b] = {-1, sharding.buckets()[b].parameters};
   std::fill(is_ready_.begin(), is_ready_.end(), 0);
-  // Its first passes may be recorded, and wait whenever they are played.
-  if (order_) std::fill(is_away_.begin(), is_away_.end(), 1);
+  gathers_->begin_step();
 }
 
 void Zero2::Impl::open(int bucket, ParamId id) {
@@ -476,7 +415,7 @@ void Zero2::Impl::measure(Tensor gradient) {
 }
 
 /// Forward needs the buckets in the reverse of the order in which backward completes them.
-void Zero2::Impl::apply(Tensor gradient, Gathers gathers) {
+void Zero2::Impl::apply(Tensor gradient, Gathered gathered) {
   for (int b = static_cast<int>(sharding.buckets().size()); b-- > 0;) {
     const Bucket& bucket = sharding.buckets()[b];
     const ShardPiece& mine = bucket.mine;
@@ -487,7 +426,7 @@ void Zero2::Impl::apply(Tensor gradient, Gathers gathers) {
                  gradient.rows(mine.local, mine.local + mine.flat.size()), local(ema, bucket),
                  decision);
     }
-    if (gathers == Gathers::each_bucket) gather_parameters(b);
+    if (gathered == Gathered::by_bucket) gathers_->begin(parameters, b);
   }
   exec.weights_changed();
 }
@@ -506,21 +445,22 @@ void Zero2::Impl::continue_after(std::int64_t updates) {
                start.tensor().bytes());
 }
 
-void Zero2::Impl::update_shard(Gathers gathers) {
+void Zero2::Impl::update_shard(Gathered gathered) {
   STRATA_CHECK(microbatches_ > 0 && microbatch_ == microbatches_, "{} of {} microbatches are done",
                microbatch_, microbatches_);
-  needs_all();  // of parameters that no pass has read
+  gathers_->needs_all();  // of parameters that no pass has read
   worker_.drain();
   const Tensor gradient = levels[sum_levels()];
   measure(gradient);
   const Tensor candidates{candidates_->memory(), DType::u8, exec.device(), {ops::candidates_bytes}};
   ops::decide_update(exec, decision, candidates, squares(), non_finite());
-  apply(gradient, gathers);
+  apply(gradient, gathered);
   microbatches_ = 0;
 }
 
 void Zero2::Impl::gather_updated() {
-  for (int b = static_cast<int>(sharding.buckets().size()); b-- > 0;) gather_parameters(b);
+  for (int b = static_cast<int>(sharding.buckets().size()); b-- > 0;)
+    gathers_->begin(parameters, b);
 }
 
 StepStats Zero2::Impl::stats_of(const ops::UpdateOutcome& outcome) {
@@ -559,7 +499,7 @@ Weights Zero2::weights() {
   return impl_->complete_weights();
 }
 Weights Zero2::arriving_weights() {
-  return Weights(impl_->table, impl_->parameters, impl_.get());
+  return Weights(impl_->table, impl_->parameters, &impl_->arrivals());
 }
 void Zero2::set_parameters(Tensor flat) {
   impl_->set_parameters(flat);
@@ -618,10 +558,10 @@ void Zero2::continue_after(std::int64_t updates) {
   impl_->continue_after(updates);
 }
 void Zero2::update() {
-  impl_->update_shard(Impl::Gathers::each_bucket);
+  impl_->update_shard(Impl::Gathered::by_bucket);
 }
 void Zero2::update_shard() {
-  impl_->update_shard(Impl::Gathers::later);
+  impl_->update_shard(Impl::Gathered::later);
 }
 void Zero2::gather_updated() {
   impl_->gather_updated();
