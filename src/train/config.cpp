@@ -128,8 +128,9 @@ void describe_machine(Table t, OptimizationConfig& c) {
   t.choice("reduce", c.reduce, {"fp32", "bf16"}, Effect::rounding, "gradients on the wire");
   t.choice("reduction", c.reduction, {"fast", "tree"}, Effect::rounding,
            "tree = the same bits on 1, 2 and 4 ranks");
-  t.number("bucket_mb", c.bucket_mb, 0.001, 65536, Effect::rounding,
-           "gradient bucket that is reduced at once, in MB of fp32");
+  t.number(
+      "bucket_mb", c.bucket_mb, 0.001, 65536, Effect::rounding,
+      "bucket whose gradients are reduced and parameters gathered at once, in MB of parameters");
   t.other("overlap", &c.overlap, Effect::none,
           "ranks exchange gradients and weights while the passes compute; false = passes wait, the "
           "same bits");
