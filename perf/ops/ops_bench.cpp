@@ -289,7 +289,7 @@ void Cases::update(std::int64_t parameters) const {
     return [=](Exec& exec) { ops::adamw(exec, param, master, m, v, grad, {}, decision); };
   });
   add(fmt::format("gradient_stats {}", parameters), [=](Tensors& t) {
-    constexpr std::int64_t section = 1 << 16;
+    constexpr std::int64_t section = 195328;  // a 64th of a bucket of 25 MB
     const Tensor grad = t.wide(flat), bad = t.zeros(DType::f64, {1});
     const Tensor squares = t.zeros(DType::f64, {(parameters + section - 1) / section});
     return [=](Exec& exec) { ops::gradient_stats(exec, squares, bad, grad, section); };

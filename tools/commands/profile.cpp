@@ -56,9 +56,11 @@ std::vector<MemoryPart> memory_of(const Subject& subject) {
       {"moving average", static_cast<double>(zero.ema)},
       {"activations and workspace", static_cast<double>(subject.exec.arena.peak_bytes())}};
   if (!(subject.exec.device() == host_device)) return parts;
+  parts.push_back(
+      {"weights in the backend's layout", static_cast<double>(subject.exec.layout_bytes())});
   double rest = static_cast<double>(resident_bytes().own);
   for (const MemoryPart& part : parts) rest -= part.bytes;
-  parts.push_back({"the rest: reordered weights, libraries, input", std::max(rest, 0.0)});
+  parts.push_back({"the rest: libraries, input", std::max(rest, 0.0)});
   parts.push_back({"resident, building included", static_cast<double>(peak_resident_bytes())});
   return parts;
 }
