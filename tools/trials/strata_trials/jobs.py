@@ -192,8 +192,8 @@ def stale_owner(shop, case, rng):
 
 @trial("fenced", "D27f", cases=2)
 def fenced(shop, case, rng):
-    """A job that stood still longer than its lease, between saves or in the middle of one, finds another owner when it
-    goes on: it ends with 76, publishes and touches nothing, and the new owner's run is the undisturbed one."""
+    """A job that stood still as a whole (else its monitor ends it) for longer than its lease, between saves or in the
+    middle of one, finds another owner when it goes on: it ends with 76, publishes and touches nothing, and the new owner's run is the undisturbed one."""
     steps = 3000
     reference = shop.reference(0, {"train.steps": 160})
     run = shop.new_run()
@@ -203,12 +203,15 @@ def fenced(shop, case, rng):
     while not is_there():
         expect(old.process.poll() is None, f"the first job ended: {old.text()[-200:]}")
         time.sleep(0.01)
-    kill(old.process.pid, signal.SIGSTOP)
+    whole = old.left()
+    for pid in whole:
+        kill(pid, signal.SIGSTOP)
     young = shop.train(run, 0, {"train.steps": 160})
     while not (run.path / ".owner/epoch-00000002.json").exists():
         expect(young.process.poll() is None, f"the second job ended: {young.text()[-200:]}")
         time.sleep(0.1)
-    kill(old.process.pid, signal.SIGCONT)
+    for pid in whole:
+        kill(pid, signal.SIGCONT)
     outcome = old.wait()
     expect(outcome.code == 76, f"the old owner ended with {outcome.code}: {outcome.cause}")
     expect("was taken over by epoch 2" in outcome.cause, f"the cause is {outcome.cause}")
