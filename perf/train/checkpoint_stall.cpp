@@ -1,6 +1,7 @@
 // What a checkpoint costs the steps: the same training without checkpoints, with checkpoints
 // written behind the steps, and with checkpoints that it waits for. A step's time is all of it,
-// what saving adds included. Prints one line a way.
+// what saving adds included. The ways take turns, so that a machine whose speed drifts is the same
+// for all. Prints one line a way; STEPS are of a turn.
 //   mpirun -np 2 checkpoint_stall CONFIG.toml STEPS EVERY FOLDER [table.key=value ...]
 
 #include <algorithm>
@@ -20,7 +21,12 @@ using Clock = std::chrono::steady_clock;
 struct Way {
   const char* name;
   bool saves, in_background;
+  std::vector<double> times{};  // of all turns, in seconds
+  double delay = 0, commit = 0, beginning = 0;
+  int saved = 0, missed = 0;
 };
+
+constexpr int turns = 6;
 
 SaveOrder order_of(Learner& learner, const TrainConfig& config, Communicator& world,
                    const std::string& root) {
@@ -35,19 +41,16 @@ SaveOrder order_of(Learner& learner, const TrainConfig& config, Communicator& wo
   return order;
 }
 
-void measure(const Way& way, Learner& learner, const TrainConfig& config, Communicator& world,
-             int steps, int every, const std::string& root) {
+void take_turn(Way& way, Learner& learner, const TrainConfig& config, Communicator& world,
+               int steps, int every, const std::string& root) {
   CheckpointSaver saver(world, way.in_background);
   learner.before_change([&](IndexRange elements) { saver.before_change(elements); });
-  std::vector<double> times;
-  double delay = 0, commit = 0, beginning = 0;
-  int saved = 0, missed = 0;
   const auto take = [&](const std::optional<SaveOutcome>& outcome) {
     if (!outcome) return;
     if (outcome->error) std::rethrow_exception(outcome->error);
-    delay += outcome->delay_seconds;
-    commit += outcome->seconds;
-    ++saved;
+    way.delay += outcome->delay_seconds;
+    way.commit += outcome->seconds;
+    ++way.saved;
   };
   for (int step = 1; step <= steps; ++step) {
     const auto start = Clock::now();
@@ -59,25 +62,32 @@ void measure(const Way& way, Learner& learner, const TrainConfig& config, Commun
         take(saver.collect());
         const auto begin = Clock::now();
         saver.begin(order_of(learner, config, world, root));
-        beginning += std::chrono::duration<double>(Clock::now() - begin).count();
+        way.beginning += std::chrono::duration<double>(Clock::now() - begin).count();
       } else {
-        ++missed;
+        ++way.missed;
       }
     }
-    times.push_back(std::chrono::duration<double>(Clock::now() - start).count());
+    way.times.push_back(std::chrono::duration<double>(Clock::now() - start).count());
   }
   take(saver.collect());
   learner.before_change([](IndexRange) {});
+}
+
+void print(Way& way) {
   double sum = 0;
-  for (const double t : times) sum += t;
-  std::sort(times.begin(), times.end());
-  const auto at = [&](double q) { return 1e3 * times[static_cast<std::size_t>(q * (steps - 1))]; };
-  const double saves = std::max(saved, 1) / 1e3;
+  for (const double t : way.times) sum += t;
+  std::sort(way.times.begin(), way.times.end());
+  const auto count = static_cast<double>(way.times.size());
+  const auto at = [&](double q) {
+    return 1e3 * way.times[static_cast<std::size_t>(q * (count - 1))];
+  };
+  const double saves = std::max(way.saved, 1) / 1e3;
   log::info(
-      "{:<10} {} steps: mean {:.2f} ms, median {:.2f}, p99 {:.2f}, most {:.2f}; {} saved, {} "
-      "missed; a save begins in {:.2f} ms, holds the optimizer {:.2f}, is published after {:.0f}",
-      way.name, steps, 1e3 * sum / steps, at(0.5), at(0.99), at(1), saved, missed,
-      beginning / saves, delay / saves, commit / saves);
+      "{:<10} {} steps: mean {:.2f} ms, median {:.2f}, p90 {:.2f}, p99 {:.2f}, most {:.2f}; {} "
+      "saved, {} missed; a save begins in {:.2f} ms, holds the optimizer {:.2f}, is published "
+      "after {:.0f}",
+      way.name, way.times.size(), 1e3 * sum / count, at(0.5), at(0.9), at(0.99), at(1), way.saved,
+      way.missed, way.beginning / saves, way.delay / saves, way.commit / saves);
 }
 
 }  // namespace
@@ -95,10 +105,10 @@ int main(int argc, char** argv) {
   log::info("{} parameters, {} bytes of state a rank", learner.unet().parameters().numel(),
             learner.zero().memory().optimizer_state + learner.zero().memory().ema);
   for (int i = 0; i < 5; ++i) learner.step(false);
-  for (const Way& way :
-       {Way{"none", false, false}, Way{"background", true, true}, Way{"waiting", true, false},
-        Way{"none", false, false}, Way{"background", true, true}})
-    measure(way, learner, config, job.world(), steps, every, root);
+  Way ways[] = {{"none", false, false}, {"background", true, true}, {"waiting", true, false}};
+  for (int turn = 0; turn < turns; ++turn)
+    for (Way& way : ways) take_turn(way, learner, config, job.world(), steps, every, root);
+  for (Way& way : ways) print(way);
   job.world().barrier();
   if (job.world().rank() == 0) std::filesystem::remove_all(root);
   return 0;
