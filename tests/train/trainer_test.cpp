@@ -180,7 +180,8 @@ TEST_F(Training, ATraceShowsWhatTheThreadsOfEveryRankDid) {
   TrainOptions options;
   options.trace = dir_ + "/traces/trace.json";
   options.trace_steps = 2;
-  run_training(config("traced", {"train.steps=6", "train.checkpoint_every=1",
+  // More batches than are read ahead before the first step that is traced.
+  run_training(config("traced", {"train.steps=12", "data.prefetch=2", "train.checkpoint_every=1",
                                  "train.checkpoint_background=false"}),
                options, world());
   if (world().rank() != 0) return;
