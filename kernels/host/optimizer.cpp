@@ -39,47 +39,49 @@ void HostBackend::adamw(Exec& exec, Tensor param, Tensor master, Tensor m, Tenso
 namespace {
 
 struct Stats {
-  double squares = 0;
-  std::int64_t non_finite = 0;
+  double squares = 0, non_finite = 0;
 };
 
-Stats stats_of(Exec& exec, const float* g, std::int64_t count) {
-  constexpr std::int64_t piece = 16384;
-  const std::int64_t pieces = (count + piece - 1) / piece;
-  const ArenaScope scope(exec.arena);
-  const Tensor storage = exec.empty(DType::u8, {pieces * static_cast<std::int64_t>(sizeof(Stats))});
-  auto* partial = reinterpret_cast<Stats*>(storage.data);
-  for_rows(exec, pieces, piece, [=](std::int64_t i) {
-    double sum = 0;
-    std::int64_t bad = 0;
-    const std::int64_t end = std::min(count, (i + 1) * piece);
-#pragma omp simd reduction(+ : sum, bad)
-    for (std::int64_t j = i * piece; j < end; ++j) {
-      const bool finite = (std::bit_cast<std::uint32_t>(g[j]) & 0x7f800000u) != 0x7f800000u;
-      const double value = finite ? g[j] : 0.0f;
-      sum += value * value;
-      bad += !finite;
-    }
-    partial[i] = {sum, bad};
-  });
-  Stats total;
-  for (std::int64_t i = 0; i < pieces; ++i) {
-    total.squares += partial[i].squares;
-    total.non_finite += partial[i].non_finite;
+Stats stats_of(const float* g, std::int64_t count) {
+  Stats stats;
+  double sum = 0;
+#pragma omp simd reduction(+ : sum)
+  for (std::int64_t i = 0; i < count; ++i) sum += double{g[i]} * double{g[i]};
+  if (std::isfinite(sum)) return {sum, 0};  // no square of an f32 overflows an f64
+  for (std::int64_t i = 0; i < count; ++i) {
+    if (std::isfinite(g[i]))
+      stats.squares += double{g[i]} * double{g[i]};
+    else
+      stats.non_finite += 1;
   }
-  return total;
+  return stats;
 }
 
 }  // namespace
 
 void HostBackend::gradient_stats(Exec& exec, Tensor squares, Tensor non_finite, Tensor grad,
                                  std::int64_t section) {
-  const auto* g = grad.as<float>();
-  for (std::int64_t i = 0; i < squares.numel(); ++i) {
-    const Stats stats =
-        stats_of(exec, g + i * section, std::min(section, grad.numel() - i * section));
-    squares.as<double>()[i] = stats.squares;
-    *non_finite.as<double>() += static_cast<double>(stats.non_finite);
+  constexpr std::int64_t piece = 16384;
+  const std::int64_t sections = squares.numel(), pieces = (section + piece - 1) / piece;
+  const ArenaScope scope(exec.arena);
+  const Tensor partial = exec.empty(DType::f64, {sections * pieces, 2});
+  auto* stats = reinterpret_cast<Stats*>(partial.data);
+  const float* g = grad.as<float>();
+  const std::int64_t count = grad.numel();
+  for_rows(exec, sections * pieces, piece, [=](std::int64_t i) {
+    const std::int64_t from = i / pieces * section;
+    const std::int64_t begin = std::min(from + i % pieces * piece, count);
+    const std::int64_t end = std::min({begin + piece, from + section, count});
+    stats[i] = stats_of(g + begin, end - begin);
+  });
+  for (std::int64_t s = 0; s < sections; ++s) {
+    Stats sum;
+    for (std::int64_t i = s * pieces; i < (s + 1) * pieces; ++i) {
+      sum.squares += stats[i].squares;
+      sum.non_finite += stats[i].non_finite;
+    }
+    squares.as<double>()[s] = sum.squares;
+    *non_finite.as<double>() += sum.non_finite;
   }
 }
 
