@@ -175,7 +175,8 @@ TEST(Sampler, RefusesByKeyAndValue) {
            {dpm, R"({"lambda_min_clipped": "low"})", "lambda_min_clipped"},
            {dpm, R"([1])", "not a JSON object"},
            {dpm, R"({"a": "\)", "scheduler_config.json"}}) {
-    EXPECT_EQ(code_of([&] { parse(json, kind); }, word), Exit::data) << json;
+    EXPECT_EQ(code_of([&, json = json, kind = kind] { parse(json, kind); }, word), Exit::data)
+        << json;
   }
   EXPECT_EQ(code_of([] { SamplerConfig::from_json_file("/nowhere", SamplerKind::ddim); }),
             Exit::data);
