@@ -143,11 +143,11 @@ int rank_of(const std::string& block) {
   return rank;
 }
 
-std::vector<ProfileRow> rows_of(std::map<std::string, ProfileRow> named) {
+std::vector<ProfileRow> rows_of(const std::map<std::string, ProfileRow>& named) {
   std::vector<ProfileRow> rows;
-  for (auto& [name, row] : named) {
-    row.name = name;
-    rows.push_back(std::move(row));
+  for (const auto& [name, row] : named) {
+    rows.push_back(row);
+    rows.back().name = name;
   }
   return rows;
 }
