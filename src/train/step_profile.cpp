@@ -208,7 +208,7 @@ StepProfile profile_of(const std::vector<spans::Lane>& lanes, std::int64_t steps
         profile.kinds.push_back(summary.kinds[kind]);
         profile.kinds.back().name = kind;
       }
-    profile.blocks = rows_of(std::move(summary.blocks));
+    profile.blocks = rows_of(summary.blocks);
     std::stable_sort(
         profile.blocks.begin(), profile.blocks.end(),
         [](const auto& a, const auto& b) { return rank_of(a.name) < rank_of(b.name); });
