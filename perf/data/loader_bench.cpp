@@ -8,7 +8,6 @@
 #include <fmt/format.h>
 #include <unistd.h>
 
-#include <chrono>
 #include <cstdio>
 #include <cstdlib>
 #include <filesystem>
@@ -17,18 +16,13 @@
 
 #include "data/file_handle.hpp"
 #include "data/loader.hpp"
+#include "perf/peaks.hpp"
 #include "random_caches.hpp"
 #include "train/run_folder.hpp"
 #include "train/trainer.hpp"
 
 namespace strata {
 namespace {
-
-double seconds_of(auto&& work) {
-  const auto begin = std::chrono::steady_clock::now();
-  work();
-  return std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
-}
 
 struct Spread {
   double median, least, most;
