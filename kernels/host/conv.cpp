@@ -110,11 +110,6 @@ Call make_weight_gradient(const dnnl::engine& engine, const ConvShape& s) {
           dnnl::reorder(fold)};
 }
 
-/// Output channels that make one task of the weight gradient: which sums run where depends on
-/// shapes alone, so threads cannot change them; and a slice's gradient stays in cache until it is
-/// folded (1280 channels at 8x8, bf16: 16.7 + 2 ms in slices, 19.3 + 12.7 ms whole).
-constexpr std::int64_t slice_channels = 64;
-
 /// to (P, count) = columns [begin, begin + count) of from (P, width).
 void copy_columns(std::byte* to, const Tensor& from, std::int64_t begin, std::int64_t count) {
   const std::int64_t width = from.shape[-1], size = static_cast<std::int64_t>(size_of(from.dtype));
@@ -181,7 +176,9 @@ void HostBackend::conv2d_backward(Exec& exec, Tensor dx, Tensor dw, Tensor db, T
 }
 
 void HostBackend::weight_gradient(Exec& exec, Tensor dw, Tensor dy, Tensor x, ops::Conv2dParams p) {
-  const std::int64_t channels = dw.shape[0], width = slice_channels;
+  // A slice's gradient stays in cache until it is folded (1280 channels at 8x8, bf16: 16.7 + 2 ms
+  // in slices, 19.3 + 12.7 ms whole).
+  const std::int64_t channels = dw.shape[0], width = slice_width(channels);
   const std::int64_t slices = (channels + width - 1) / width, pixels = dy.numel() / channels;
   const ThreadScope alone(1);
   const auto size_of_slice = [=](std::int64_t s) { return std::min(width, channels - s * width); };

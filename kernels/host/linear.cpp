@@ -41,10 +41,6 @@ Call make_product(const dnnl::engine& engine, DType dtype, std::int64_t m, const
   return {dnnl::matmul(chosen), x, chosen.weights_desc(), y, b, chosen.scratchpad_desc(), {}};
 }
 
-/// Rows of dw (N,K) that make one task of the weight gradient: which sums run where depends on
-/// shapes alone, so threads cannot change them.
-constexpr std::int64_t slice_rows = 64;
-
 /// dw (rows,K) f32 += dy^T x (M,K), where dy^T (rows,M) are columns of a dy (M,N).
 Call make_weight_gradient(const dnnl::engine& engine, DType dtype, std::int64_t m, std::int64_t n,
                           std::int64_t k, std::int64_t rows) {
@@ -183,7 +179,7 @@ void HostBackend::linear_backward(Exec& exec, Tensor dx, Tensor dw, Tensor db, T
 
 void HostBackend::weight_gradient(Exec& exec, Tensor dw, Tensor dy, Tensor x) {
   const std::int64_t n = dw.shape[0], k = dw.shape[1], m = x.shape[0];
-  const std::int64_t slices = (n + slice_rows - 1) / slice_rows;
+  const std::int64_t slice_rows = slice_width(n), slices = (n + slice_rows - 1) / slice_rows;
   const ThreadScope alone(1);
   const auto rows_of_slice = [=](std::int64_t s) {
     return std::min(slice_rows, n - s * slice_rows);
