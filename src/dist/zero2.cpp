@@ -12,47 +12,9 @@
 #include "core/spans.hpp"
 #include "dist/gathers.hpp"
 #include "dist/worker.hpp"
+#include "dist/zero2_plan.hpp"
 
 namespace strata {
-
-namespace {
-
-constexpr int most_in_flight = 3;
-
-int slots_for(const Sharding& sharding) {
-  return std::min<int>(most_in_flight, static_cast<int>(sharding.buckets().size()));
-}
-
-/// Partial sums that are kept at once while microbatches are added.
-int levels_for(Reduction reduction, int microbatches) {
-  return reduction == Reduction::tree ? std::bit_width(static_cast<unsigned>(microbatches)) : 1;
-}
-
-std::int64_t bucket_elements(const Zero2Options& options) {
-  return std::max<std::int64_t>(
-      1, options.bucket_bytes / static_cast<std::int64_t>(size_of(options.compute)));
-}
-
-Zero2Memory memory_of(const Sharding& sharding, const ParameterTable& table,
-                      const Zero2Options& options, int levels) {
-  const auto f32 = static_cast<std::int64_t>(sizeof(float));
-  std::int64_t largest_part = 0;
-  for (const Bucket& b : sharding.buckets())
-    largest_part = std::max(largest_part, b.mine.flat.size());
-  Zero2Memory memory;
-  memory.parameters = table.numel() * static_cast<std::int64_t>(size_of(options.compute));
-  memory.gradient_shard = levels * sharding.local_numel() * f32;
-  memory.optimizer_state = 3 * sharding.local_numel() * f32;
-  memory.ema = options.ema ? sharding.local_numel() * f32 : 0;
-  memory.bucket_buffers =
-      slots_for(sharding) * sharding.largest_bucket() * f32 + largest_part * f32;
-  if (options.wire != DType::f32)
-    memory.bucket_buffers +=
-        sharding.largest_bucket() * static_cast<std::int64_t>(size_of(options.wire));
-  return memory;
-}
-
-}  // namespace
 
 class Zero2::Impl {
  public:
@@ -81,6 +43,7 @@ class Zero2::Impl {
   const ParameterTable& table;
   const Zero2Options options;
   const Sharding sharding;
+  const bool in_place;
   Tensor parameters;
   Buffer master, m, v, ema;
   std::vector<Buffer> levels;  // partial sums of the gradient shard
@@ -91,11 +54,14 @@ class Zero2::Impl {
  private:
   enum class Slot { unused, open, sent };
   struct BucketState {
-    int slot = -1;
-    int missing = 0;  // parameters that are not ready yet in this microbatch
+    bool is_open = false;  // in this microbatch
+    int slot = -1;         // unless in place
+    int missing = 0;       // parameters that are not ready yet in this microbatch
   };
 
   void open(int bucket, ParamId id);
+  int take_slot(ParamId id);
+  Tensor gradients_of(int bucket) const;
   void send(int bucket);
   void reduce(const Bucket& bucket, int microbatch, Tensor gradients);
   Tensor slot_view(int slot, const Bucket& bucket) const;
@@ -143,6 +109,7 @@ Zero2::Impl::Impl(Exec& exec_, Communicator& comm_, const ParameterTable& table_
       table(table_),
       options(options_),
       sharding(table_, bucket_elements(options_), comm_.rank(), comm_.size()),
+      in_place(adds_in_place(options_, comm_.size())),
       states_(sharding.buckets().size()),
       is_ready_(table_.size(), 0),
       order_(comm_.order()),
@@ -158,7 +125,7 @@ Zero2::Impl::Impl(Exec& exec_, Communicator& comm_, const ParameterTable& table_
   parameters = parameter_memory_.tensor().rows(lead, lead + table.numel());
   for (Buffer* state : {&master, &m, &v}) *state = Buffer(DType::f32, {n}, device);
   if (options.ema) ema = Buffer(DType::f32, {n}, device);
-  for (int i = 0; i < slots_for(sharding); ++i) {
+  for (int i = 0; i < slots_for(sharding, options, comm.size()); ++i) {
     slot_buffers_.emplace_back(DType::f32, Shape{sharding.largest_bucket()}, device);
     slots_left_.push_back(exec.make_moment());
   }
@@ -167,10 +134,7 @@ Zero2::Impl::Impl(Exec& exec_, Communicator& comm_, const ParameterTable& table_
   decision = Buffer(DType::u8, {ops::decision_bytes}, device);
   candidates_.emplace(exec, static_cast<std::size_t>(ops::candidates_bytes));
   continue_after(0);
-  std::int64_t largest_part = 0;
-  for (const Bucket& b : sharding.buckets())
-    largest_part = std::max(largest_part, b.mine.flat.size());
-  incoming_ = Buffer(DType::f32, {largest_part}, device);
+  incoming_ = Buffer(DType::f32, {incoming_elements(sharding, options, comm.size())}, device);
   if (options.wire != DType::f32) wire_ = Buffer(options.wire, {sharding.largest_bucket()}, device);
   if (worker_.threaded()) {
     channel_ = comm.duplicate();
@@ -255,13 +219,25 @@ void Zero2::Impl::begin_step(int microbatches) {
   overlapped_ = 0;
   reduced_ = 0;
   for (std::size_t b = 0; b < states_.size(); ++b)
-    states_[b] = {-1, sharding.buckets()[b].parameters};
+    states_[b] = {.missing = sharding.buckets()[b].parameters};
   std::fill(is_ready_.begin(), is_ready_.end(), 0);
   gathers_->begin_step();
 }
 
+/// Where this microbatch's gradients of an open bucket are written.
+Tensor Zero2::Impl::gradients_of(int b) const {
+  const Bucket& bucket = sharding.buckets()[b];
+  return in_place ? local(levels[0], bucket) : slot_view(states_[b].slot, bucket);
+}
+
 void Zero2::Impl::open(int bucket, ParamId id) {
   STRATA_CHECK(microbatch_ < microbatches_, "gradient of {} outside a step", table[id].name);
+  states_[bucket].is_open = true;
+  if (!in_place) states_[bucket].slot = take_slot(id);
+  if (!in_place || microbatch_ == 0) ops::fill(exec, gradients_of(bucket), 0.0f);
+}
+
+int Zero2::Impl::take_slot(ParamId id) {
   const int count = static_cast<int>(slot_buffers_.size());
   const auto find = [&](Slot wanted) {
     return static_cast<int>(std::find(slots_.begin(), slots_.begin() + count, wanted) -
@@ -281,29 +257,27 @@ void Zero2::Impl::open(int bucket, ParamId id) {
         std::count_if(slots_.begin(), slots_.end(), [](Slot s) { return s != Slot::unused; }));
   }
   peak_in_flight = std::max(peak_in_flight, in_flight);
-  states_[bucket].slot = slot;
   if (order_ && was_sent_[slot]) exec.wait_for(*slots_left_[slot]);
-  ops::fill(exec, slot_view(slot, sharding.buckets()[bucket]), 0.0f);
+  return slot;
 }
 
 Tensor Zero2::Impl::gradient(ParamId id) {
   if (id == no_param) return {};
   const int b = sharding.bucket_of(id);
   STRATA_CHECK(!is_ready_[id], "{} is written after it was ready", table[id].name);
-  if (states_[b].slot < 0) open(b, id);
+  if (!states_[b].is_open) open(b, id);
   const Parameter& p = table[id];
-  const Bucket& bucket = sharding.buckets()[b];
-  const std::int64_t at = p.offset - bucket.flat.begin;
-  return slot_view(states_[b].slot, bucket).rows(at, at + p.numel()).reshape(p.memory_shape);
+  const std::int64_t at = p.offset - sharding.buckets()[b].flat.begin;
+  return gradients_of(b).rows(at, at + p.numel()).reshape(p.memory_shape);
 }
 
 void Zero2::Impl::ready(ParamId id) {
   if (id == no_param) return;
   STRATA_CHECK(!is_ready_[id], "{} is ready twice in a microbatch", table[id].name);
   const int b = sharding.bucket_of(id);
-  if (states_[b].slot < 0) open(b, id);
+  if (!states_[b].is_open) open(b, id);
   is_ready_[id] = 1;
-  if (--states_[b].missing == 0) send(b);
+  if (--states_[b].missing == 0 && !in_place) send(b);
 }
 
 void Zero2::Impl::send(int b) {
@@ -362,7 +336,7 @@ void Zero2::Impl::end_microbatch() {
   }
   ++microbatch_;
   for (std::size_t b = 0; b < states_.size(); ++b)
-    states_[b] = {-1, sharding.buckets()[b].parameters};
+    states_[b] = {.missing = sharding.buckets()[b].parameters};
   std::fill(is_ready_.begin(), is_ready_.end(), 0);
   // A recording that begins or ends here has all its ops in it.
   take_back();
@@ -492,7 +466,7 @@ Zero2::~Zero2() {
 Zero2Memory Zero2::plan(const ParameterTable& table, const Zero2Options& options, int rank,
                         int ranks, int microbatches) {
   const Sharding sharding(table, bucket_elements(options), rank, ranks);
-  return memory_of(sharding, table, options, levels_for(options.reduction, microbatches));
+  return memory_of(sharding, table, options, ranks, levels_for(options.reduction, microbatches));
 }
 
 Weights Zero2::weights() {
@@ -574,7 +548,7 @@ StepStats Zero2::stats_of(const ops::UpdateOutcome& outcome) {
 }
 
 Zero2Memory Zero2::memory() const {
-  return memory_of(impl_->sharding, impl_->table, impl_->options,
+  return memory_of(impl_->sharding, impl_->table, impl_->options, impl_->comm.size(),
                    static_cast<int>(impl_->levels.size()));
 }
 

@@ -1,6 +1,7 @@
 #pragma once
 // ZeRO stage 2: every rank holds all parameters in the compute dtype, but only its part of the f32
-// gradients, master weights and AdamW moments. One rank runs the same code.
+// gradients, master weights and AdamW moments. One rank runs the same code, but where nothing is to
+// be rounded on the way its gradients are written where their sum belongs.
 //
 //   Zero2 zero(exec, comm, unet.parameters(), options);
 //   zero.set_parameters(flat_f32);

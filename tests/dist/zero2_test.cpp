@@ -370,12 +370,25 @@ TEST(Zero2, ClippingScalesTheWholeGradient) {
   EXPECT_NEAR(std::sqrt(squares[0]), 0.5, 1e-5);
 }
 
+TEST(Zero2, OneRankAddsInPlace) {
+  Exec exec(host_device, 1);
+  const ParameterTable table = toy_table();
+  const auto alone = local_communicator();
+  Zero2 zero(exec, *alone, table, {.bucket_bytes = 1});
+  zero.set_parameters(initial(table));
+  for (const int step : {1, 2}) run_step(zero, *alone, step, update_of(step));
+  EXPECT_EQ(zero.peak_buckets_in_flight(), 0);
+  EXPECT_EQ(zero.memory().bucket_buffers, 0);
+  EXPECT_EQ(Zero2::plan(table, {.bucket_bytes = 1}, 0, 1, 2).bucket_buffers, 0);
+  EXPECT_GT(Zero2::plan(table, {.bucket_bytes = 1}, 0, 2, 2).bucket_buffers, 0);
+}
+
 TEST(Zero2, WrongUseIsNamed) {
   Exec exec(host_device, 1);
   const ParameterTable table = toy_table();
   const auto alone = local_communicator();
   const auto message_of = [&](auto&& use) {
-    Zero2 zero(exec, *alone, table, {.bucket_bytes = 1});
+    Zero2 zero(exec, *alone, table, {.bucket_bytes = 1, .reduction = Reduction::tree});
     zero.set_parameters(initial(table));
     zero.begin_step(1);
     try {
