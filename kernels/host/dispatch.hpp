@@ -1,6 +1,7 @@
 #pragma once
 // Element types of the host kernels, and the reductions that they share.
 
+#include <algorithm>
 #include <cstring>
 #ifdef __AVX512BF16__
 #include <immintrin.h>
@@ -42,19 +43,24 @@ void store_row(T* to, const float* from, std::int64_t count) {
   for (std::int64_t i = 0; i < count; ++i) to[i] = from_float<T>(from[i]);
 }
 
+/// Elements of a row that are computed in f32, then rounded, in cache.
+inline constexpr std::int64_t row_piece = 128;
+
+/// f(first, count) over [begin, end) in pieces of a row.
+template <class F>
+void for_pieces(std::int64_t begin, std::int64_t end, const F& f) {
+  for (; begin < end; begin += row_piece) f(begin, std::min(row_piece, end - begin));
+}
+
 /// y[i] = value(i) for i in [begin, end), rounded as by store_row. value may read y[i] itself.
 template <class T, class Value>
 void fill_row(T* y, std::int64_t begin, std::int64_t end, const Value& value) {
-  constexpr std::int64_t piece = 128;  // computed, then rounded, in cache
-  std::int64_t i = begin;
-  for (; i + piece <= end; i += piece) {
-    float values[piece];
+  for_pieces(begin, end, [&](std::int64_t first, std::int64_t count) {
+    float values[row_piece];
 #pragma omp simd
-    for (std::int64_t j = 0; j < piece; ++j) values[j] = value(i + j);
-    store_row(y + i, values, piece);
-  }
-#pragma omp simd
-  for (std::int64_t j = i; j < end; ++j) y[j] = from_float<T>(value(j));
+    for (std::int64_t j = 0; j < count; ++j) values[j] = value(first + j);
+    store_row(y + first, values, count);
+  });
 }
 
 /// to (width) += the sum over `blocks` rows of partial (blocks, width), in their order.

@@ -136,11 +136,10 @@ void apply(Exec& exec, const Blocks& blocks, T* y, const T* x, const float* affi
     for (std::int64_t p = 0; p < blocks.size(block); ++p) {
       const T* from = x + begin + p * channels;
       T* to = y + begin + p * channels;
-#pragma omp simd
-      for (std::int64_t c = 0; c < channels; ++c) {
+      fill_row(to, 0, channels, [=](std::int64_t c) {
         const float z = (to_float(from[c]) - at.mean[c]) * at.scale[c] + at.bias[c];
-        to[c] = from_float<T>(with_silu ? portable::silu(z) : z);
-      }
+        return with_silu ? portable::silu(z) : z;
+      });
     }
   });
 }
@@ -224,13 +223,12 @@ void apply_gradient(Exec& exec, const Blocks& blocks, T* dx, const T* dy, const 
       const T* from = x + begin + p * channels;
       const T* gradient = dy + begin + p * channels;
       T* to = dx + begin + p * channels;
-#pragma omp simd
-      for (std::int64_t c = 0; c < channels; ++c) {
+      fill_row(to, 0, channels, [=](std::int64_t c) {
         const float centred = to_float(from[c]) - at.mean[c];
         const float dz =
             gradient_before<with_silu>(to_float(gradient[c]), centred * at.scale[c] + at.bias[c]);
-        to[c] = from_float<T>(dz * direct[c] + (centred * slope[c] + offset[c]));
-      }
+        return dz * direct[c] + (centred * slope[c] + offset[c]);
+      });
     }
   });
 }

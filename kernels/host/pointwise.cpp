@@ -62,10 +62,9 @@ void HostBackend::geglu(Exec& exec, Tensor y, Tensor h) {
     for_rows(exec, rows_of(y), 4 * width, [=](std::int64_t row) {
       const T* value = from[row];
       const T* gate = value + width;
-      T* target = to[row];
-#pragma omp simd
-      for (std::int64_t i = 0; i < width; ++i)
-        target[i] = from_float<T>(to_float(value[i]) * portable::gelu(to_float(gate[i])));
+      fill_row(to[row], 0, width, [=](std::int64_t i) {
+        return to_float(value[i]) * portable::gelu(to_float(gate[i]));
+      });
     });
   });
 }
@@ -82,12 +81,18 @@ void HostBackend::geglu_backward(Exec& exec, Tensor dh, Tensor dy, Tensor h) {
       const T* g = gradient[row];
       T* dvalue = to[row];
       T* dgate = dvalue + width;
+      for_pieces(0, width, [=](std::int64_t first, std::int64_t count) {
+        float of_value[row_piece], of_gate[row_piece];
 #pragma omp simd
-      for (std::int64_t i = 0; i < width; ++i) {
-        const auto gelu = portable::gelu_and_slope(to_float(gate[i]));
-        dvalue[i] = from_float<T>(to_float(g[i]) * gelu.value);
-        dgate[i] = from_float<T>(to_float(g[i]) * to_float(value[i]) * gelu.slope);
-      }
+        for (std::int64_t j = 0; j < count; ++j) {
+          const std::int64_t i = first + j;
+          const auto gelu = portable::gelu_and_slope(to_float(gate[i]));
+          of_value[j] = to_float(g[i]) * gelu.value;
+          of_gate[j] = to_float(g[i]) * to_float(value[i]) * gelu.slope;
+        }
+        store_row(dvalue + first, of_value, count);
+        store_row(dgate + first, of_gate, count);
+      });
     });
   });
 }
@@ -127,10 +132,8 @@ void HostBackend::add_per_sample(Exec& exec, Tensor y, Tensor x, Tensor bias) {
     for_rows(exec, rows, width, [=](std::int64_t row) {
       const T* b = shift[row / pixels];
       const T* source = from[row];
-      T* target = to[row];
-#pragma omp simd
-      for (std::int64_t c = 0; c < width; ++c)
-        target[c] = from_float<T>(to_float(source[c]) + to_float(b[c]));
+      fill_row(to[row], 0, width,
+               [=](std::int64_t c) { return to_float(source[c]) + to_float(b[c]); });
     });
   });
 }

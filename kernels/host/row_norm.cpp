@@ -43,13 +43,12 @@ void row_gradient(T* dx, const T* dy, const T* x, const T* w, const float* stats
   }
   plain /= static_cast<float>(width);
   projected /= static_cast<float>(width);
-#pragma omp simd
-  for (std::int64_t c = 0; c < width; ++c) {
+  fill_row(dx, 0, width, [=](std::int64_t c) {
     const float g = to_float(dy[c]), normal = (to_float(x[c]) - mean) * inverse_std;
     sum_w[c] += g * normal;
     sum_b[c] += g;
-    dx[c] = from_float<T>(inverse_std * (g * weight(c) - plain - normal * projected));
-  }
+    return inverse_std * (g * weight(c) - plain - normal * projected);
+  });
 }
 
 }  // namespace
