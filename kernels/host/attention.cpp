@@ -15,9 +15,10 @@ namespace strata::host {
 
 namespace {
 
-constexpr std::int64_t key_block = 256;  // keys between two updates of the running maximum
-static_assert(key_block <= longest_scores);
-constexpr std::int64_t query_tile = 24;   // queries whose scores are in cache at once
+// Keys whose scores are in cache at once: forward updates the running maximum less often with more
+// of them, backward has two arrays of scores.
+constexpr std::int64_t forward_keys = 256, backward_keys = 128;
+constexpr std::int64_t query_tile = 48;   // queries whose scores are in cache at once
 constexpr std::int64_t query_task = 480;  // queries that share one packing of keys and values
 
 /// One sequence and one head of the problem.
@@ -57,48 +58,41 @@ struct Layout {
   }
 };
 
-/// scores (rows, key_block) = factor A (rows, depth) times `keys` (whole lanes) packed keys from
+/// scores (rows, pitch) = factor A (rows, depth) times `keys` (whole lanes) packed keys from
 /// panel `first_key` / 64.
-template <class T>
+template <std::int64_t pitch, class T>
 void scores_of(float* scores, std::int64_t rows, const Unit* a, const Unit* panels,
                std::int64_t depth, std::int64_t first_key, std::int64_t keys, float factor) {
   for (std::int64_t key = 0; key < keys; key += panel)
     tile_product<T>(rows, std::min(panel, keys - key), depth, {a, depth, 1},
-                    panels + (first_key + key) * depth, panel, scores + key, key_block, factor,
-                    false);
+                    panels + (first_key + key) * depth, panel, scores + key, pitch, factor, false);
 }
 
-/// Rows of scores (rows, key_block) as a left operand that sums over keys: themselves, or rounded
+/// Rows of scores (rows, pitch) as a left operand that sums over keys: themselves, or rounded
 /// into `to`.
-template <class T>
+template <std::int64_t pitch, class T>
 TileView over_keys(Unit* to, const float* scores, std::int64_t rows, std::int64_t keys) {
   if constexpr (unit_values<T> == 1) {
-    return {reinterpret_cast<const Unit*>(scores), key_block, 1};
+    return {reinterpret_cast<const Unit*>(scores), pitch, 1};
   } else {
-    constexpr std::int64_t pitch = key_block / unit_values<T>;
+    constexpr std::int64_t units = pitch / unit_values<T>;
     for (std::int64_t r = 0; r < rows; ++r)
-      store_row(reinterpret_cast<T*>(to + r * pitch), scores + r * key_block, keys);
-    return {to, pitch, 1};
+      store_row(reinterpret_cast<T*>(to + r * units), scores + r * pitch, keys);
+    return {to, units, 1};
   }
 }
 
 /// Their transpose, which sums over rows.
-template <class T>
+template <std::int64_t pitch, class T>
 TileView over_rows(Unit* to, const float* scores, std::int64_t rows, std::int64_t keys) {
   if constexpr (unit_values<T> == 1) {
-    return {reinterpret_cast<const Unit*>(scores), 1, key_block};
+    return {reinterpret_cast<const Unit*>(scores), 1, pitch};
   } else {
     for (std::int64_t r = 0; r < rows; r += 2) {
-      const float* first = scores + r * key_block;
-      const float* second = first + key_block;
-      Unit* pairs = to + r / 2 * key_block;
-      if (r + 1 < rows)
-        for (std::int64_t i = 0; i < keys; ++i)
-          pairs[i] = to_bf16(first[i]).bits | static_cast<Unit>(to_bf16(second[i]).bits) << 16;
-      else
-        for (std::int64_t i = 0; i < keys; ++i) pairs[i] = to_bf16(first[i]).bits;
+      const float* first = scores + r * pitch;
+      store_pairs(to + r / 2 * pitch, first, r + 1 < rows ? first + pitch : nullptr, keys);
     }
-    return {to, 1, key_block};
+    return {to, 1, pitch};
   }
 }
 
@@ -143,7 +137,7 @@ void soften_block(float* scores, float* out, std::int64_t padded_width, std::int
                   const Block& block, Running& running, const ops::AttentionParams& p) {
   constexpr float unseen = -1e38f;  // its exponential, 1e-38, is lost beside the maximum's 1
   for (std::int64_t r = 0; r < rows; ++r) {
-    float* row = scores + r * key_block;
+    float* row = scores + r * forward_keys;
     const std::int64_t query = block.first_query + r;
     const Range seen =
         within(visible(p, query, query, block.all_keys), block.first_key, block.keys);
@@ -177,8 +171,8 @@ struct Forward {
   std::int64_t depth() const { return units_of<T>(at.width); }
   std::int64_t scratch_bytes() const {
     const std::int64_t padded = at.padded_width, paired = padded / unit_values<T>;
-    return 4 *
-           (keys_capacity * (depth() + paired) + query_tile * (depth() + padded + 2 * key_block));
+    return 4 * (keys_capacity * (depth() + paired) +
+                query_tile * (depth() + padded + 2 * forward_keys));
   }
 
   void task(std::int64_t b, std::int64_t head, std::int64_t first, std::int64_t count,
@@ -205,7 +199,7 @@ struct Forward {
   void shape_scores(float* scores, std::int64_t rows, std::int64_t head, const Block& block) const {
     if (p.softcap == 0 && !bias) return;
     for (std::int64_t r = 0; r < rows; ++r) {
-      float* row = scores + r * key_block;
+      float* row = scores + r * forward_keys;
       if (p.softcap != 0) cap_scores(row, block.padded_keys(), p.softcap);
       if (bias)
         add_bias(row, block.padded_keys(), bias + head * (2 * reach + 1), reach,
@@ -223,20 +217,21 @@ struct Forward {
     Unit* tile = scratch;
     auto* out = reinterpret_cast<float*>(tile + query_tile * depth());
     float* scores = out + query_tile * padded;
-    auto* rounded = reinterpret_cast<Unit*>(scores + query_tile * key_block);
+    auto* rounded = reinterpret_cast<Unit*>(scores + query_tile * forward_keys);
     pack_rows(tile, q + row, pitch, at.width, rows);
     std::fill_n(out, rows * padded, 0.0f);
     Running running;
     std::fill_n(running.largest, rows, -std::numeric_limits<float>::infinity());
     std::fill_n(running.sum, rows, 0.0f);
     const Range seen = visible(p, position, position + rows - 1, keys);
-    for (std::int64_t key = seen.begin / panel * panel; key < seen.end; key += key_block) {
-      const Block block{position, key, std::min(key_block, seen.end - key), keys};
-      scores_of<T>(scores, rows, tile, panels, depth(), key, block.padded_keys(), p.scale);
+    for (std::int64_t key = seen.begin / panel * panel; key < seen.end; key += forward_keys) {
+      const Block block{position, key, std::min(forward_keys, seen.end - key), keys};
+      scores_of<forward_keys, T>(scores, rows, tile, panels, depth(), key, block.padded_keys(),
+                                 p.scale);
       shape_scores(scores, rows, head, block);
       soften_block(scores, out, padded, rows, block, running, p);
       tile_product<T>(rows, padded, units_of<T>(block.padded_keys()),
-                      over_keys<T>(rounded, scores, rows, block.padded_keys()),
+                      over_keys<forward_keys, T>(rounded, scores, rows, block.padded_keys()),
                       values + key / unit_values<T> * padded, padded, out, padded, 1.0f, true);
     }
     for (std::int64_t r = 0; r < rows; ++r) {
@@ -262,7 +257,7 @@ struct Backward {
   std::int64_t scratch_bytes() const {
     const std::int64_t padded = at.padded_width, paired = padded / unit_values<T>;
     return 4 * (keys_capacity * (2 * depth() + paired + 2 * padded) +
-                query_tile * (2 * depth() + 2 * paired + padded + 3 * key_block));
+                query_tile * (2 * depth() + 2 * paired + padded + 3 * backward_keys));
   }
 
   /// All queries of all heads that share key head `key_head` in sequence b.
@@ -314,8 +309,8 @@ struct Backward {
     Unit* gradient_units = tile_units + paired;
     auto* dtile = reinterpret_cast<float*>(gradient_units + paired);
     float* scores = dtile + query_tile * padded;
-    float* dscores = scores + query_tile * key_block;
-    auto* rounded = reinterpret_cast<Unit*>(dscores + query_tile * key_block);
+    float* dscores = scores + query_tile * backward_keys;
+    auto* rounded = reinterpret_cast<Unit*>(dscores + query_tile * backward_keys);
     pack_rows(tile, q + row, pitch, at.width, rows);
     pack_rows(gradient, dout + row, pitch, at.width, rows);
     pack_row_units(tile_units, padded, q + row, pitch, at.width, rows);
@@ -331,24 +326,28 @@ struct Backward {
     }
     const std::int64_t position = query + span.first_position();
     const std::int64_t end = visible(p, position, position + rows - 1, span.k_count).end;
-    for (std::int64_t key = 0; key < end; key += key_block) {
-      const std::int64_t count = std::min(key_block, span.k_count - key);
+    for (std::int64_t key = 0; key < end; key += backward_keys) {
+      const std::int64_t count = std::min(backward_keys, span.k_count - key);
       const std::int64_t keys = round_up(count, lane);
-      scores_of<T>(scores, rows, tile, packed.key_panels, width, key, keys, p.scale);
-      scores_of<T>(dscores, rows, gradient, packed.value_panels, width, key, keys, 1.0f);
+      scores_of<backward_keys, T>(scores, rows, tile, packed.key_panels, width, key, keys, p.scale);
+      scores_of<backward_keys, T>(dscores, rows, gradient, packed.value_panels, width, key, keys,
+                                  1.0f);
       for (std::int64_t r = 0; r < rows; ++r) {
-        float* probability = scores + r * key_block;
-        float* d = dscores + r * key_block;
+        float* probability = scores + r * backward_keys;
+        float* d = dscores + r * backward_keys;
         const Range seen = visible(p, position + r, position + r, span.k_count);
         exponentiate(probability, within(seen, key, count).end, keys, logs[r * at.heads]);
         for (std::int64_t i = 0; i < keys; ++i) d[i] = probability[i] * (d[i] - correction[r]);
       }
       const std::int64_t row_units = units_of<T>(rows);
-      tile_product<T>(keys, padded, row_units, over_rows<T>(rounded, scores, rows, keys),
-                      gradient_units, padded, packed.dvalues + key * padded, padded, 1.0f, true);
-      tile_product<T>(keys, padded, row_units, over_rows<T>(rounded, dscores, rows, keys),
-                      tile_units, padded, packed.dkeys + key * padded, padded, p.scale, true);
-      tile_product<T>(rows, padded, units_of<T>(keys), over_keys<T>(rounded, dscores, rows, keys),
+      tile_product<T>(keys, padded, row_units,
+                      over_rows<backward_keys, T>(rounded, scores, rows, keys), gradient_units,
+                      padded, packed.dvalues + key * padded, padded, 1.0f, true);
+      tile_product<T>(keys, padded, row_units,
+                      over_rows<backward_keys, T>(rounded, dscores, rows, keys), tile_units, padded,
+                      packed.dkeys + key * padded, padded, p.scale, true);
+      tile_product<T>(rows, padded, units_of<T>(keys),
+                      over_keys<backward_keys, T>(rounded, dscores, rows, keys),
                       packed.keys + key / unit_values<T> * padded, padded, dtile, padded, p.scale,
                       true);
     }

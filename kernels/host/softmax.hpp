@@ -10,13 +10,10 @@
 
 namespace strata::host {
 
-/// Scores that one call takes at most.
-inline constexpr std::int64_t longest_scores = 256;
-
 /// 0, 1, 2, ...: a comparison with it is a mask. (Comparing the loop's counter itself makes the
 /// compiler split the loop in two, the second scalar.)
 inline constexpr auto positions = [] {
-  std::array<float, longest_scores> all{};
+  std::array<float, lane> all{};
   for (std::size_t i = 0; i < all.size(); ++i) all[i] = static_cast<float>(i);
   return all;
 }();
@@ -24,27 +21,40 @@ inline constexpr auto positions = [] {
 /// Turns a row of scores into exp(score - shift), zeros after `count` up to `padded`; their sum.
 /// Works on whole lanes, in which scores after `count` are finite.
 inline float exponentiate(float* row, std::int64_t count, std::int64_t padded, float shift) {
-  const std::int64_t lanes = round_up(count, lane);
-  const auto end = static_cast<float>(count);
+  const std::int64_t whole = count / lane * lane;
   float sum = 0;
 #pragma omp simd reduction(+ : sum)
-  for (std::int64_t i = 0; i < lanes; ++i) {
-    const float e = portable::exp(row[i] - shift);
-    row[i] = positions[static_cast<std::size_t>(i)] < end ? e : 0.0f;
+  for (std::int64_t i = 0; i < whole; ++i) {
+    row[i] = portable::exp(row[i] - shift);
     sum += row[i];
   }
-  std::fill(row + lanes, row + padded, 0.0f);
+  if (whole < count) {
+    const auto end = static_cast<float>(count - whole);
+    float* last = row + whole;
+#pragma omp simd reduction(+ : sum)
+    for (std::size_t i = 0; i < positions.size(); ++i) {
+      const float e = portable::exp(last[i] - shift);
+      last[i] = positions[i] < end ? e : 0.0f;
+      sum += last[i];
+    }
+  }
+  std::fill(row + round_up(count, lane), row + padded, 0.0f);
   return sum;
 }
 
 /// Of the first `count` scores and `largest`; whole lanes are read.
 inline float maximum(const float* row, std::int64_t count, float largest) {
-  const std::int64_t lanes = round_up(count, lane);
-  const auto end = static_cast<float>(count);
+  const std::int64_t whole = count / lane * lane;
 #pragma omp simd reduction(max : largest)
-  for (std::int64_t i = 0; i < lanes; ++i) {
-    const float score = positions[static_cast<std::size_t>(i)] < end ? row[i] : -1e38f;
-    largest = score > largest ? score : largest;
+  for (std::int64_t i = 0; i < whole; ++i) largest = row[i] > largest ? row[i] : largest;
+  if (whole < count) {
+    const auto end = static_cast<float>(count - whole);
+    const float* last = row + whole;
+#pragma omp simd reduction(max : largest)
+    for (std::size_t i = 0; i < positions.size(); ++i) {
+      const float score = positions[i] < end ? last[i] : -1e38f;
+      largest = score > largest ? score : largest;
+    }
   }
   return largest;
 }

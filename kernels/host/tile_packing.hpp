@@ -78,6 +78,26 @@ void pack_panels(Unit* to, const T* from, std::int64_t pitch, std::int64_t width
   }
 }
 
+/// to (count): `low` and `high` (absent: zeros) rounded to bf16, side by side. Subnormal results
+/// may become 0.
+inline void store_pairs(Unit* to, const float* low, const float* high, std::int64_t count) {
+  std::int64_t i = 0;
+#ifdef __AVX512BF16__
+  using Halves = std::uint16_t __attribute__((vector_size(lane * sizeof(std::uint16_t))));
+  const auto rounded = [i = &i](const float* from) {
+    const __m256bh values = _mm512_cvtneps_pbh(_mm512_loadu_ps(from + *i));
+    return __builtin_convertvector(reinterpret_cast<Halves>(values), detail::Units);
+  };
+  for (; i + lane <= count; i += lane) {
+    const detail::Units pairs = rounded(low) | (high ? rounded(high) << 16 : detail::Units{});
+    std::memcpy(to + i, &pairs, sizeof pairs);
+  }
+#endif
+  for (; i < count; ++i)
+    to[i] = to_bf16(low[i]).bits |
+            static_cast<Unit>(high ? to_bf16(high[i]).bits : std::uint16_t{0}) << 16;
+}
+
 /// to (units of rows, padded): values of as many rows as a unit holds side by side, zero past
 /// `width` and `rows`.
 template <class T>
