@@ -60,7 +60,7 @@ CacheReader::Shard open_shard(const std::string& dir, const CacheManifest& manif
     fail(Exit::data, "{}: {} bytes cannot hold {} bytes of /values", path, bytes, values);
   if (sha256_prefix(path, bytes - values) != record.meta_sha256)
     fail(Exit::data, "{}: meta_sha256 is wrong: the file is damaged outside /values", path);
-  shard.at = open_shard_file(path, shard.layout, notes);
+  shard.at = open_shard_file(shard.file, shard.layout, notes);
   if (!notes.head_sha256.empty() && notes.head_sha256 != head_sha256)
     fail(Exit::data, "{}: is not of this manifest.json, which is damaged or another cache's", path);
   if (manifest.kind == CacheKind::text) {

@@ -248,7 +248,7 @@ void ShardWriter::finish() {
   s.file.sync_and_close();
   ShardLayout found = s.layout;
   ShardNotes notes;
-  open_shard_file(temporary, found, notes);
+  open_shard_file(FileHandle::open_for_reading(temporary), found, notes);
   record.sha256 = sha256_file(temporary);
   record.meta_sha256 = sha256_prefix(temporary, s.at.values);
   rename_path(temporary, folder + "/" + record.file);

@@ -7,7 +7,7 @@
 #include <utility>
 
 #include "core/error.hpp"
-#include "data/file_handle.hpp"
+#include "data/shard_view.hpp"
 
 namespace strata {
 
@@ -236,6 +236,15 @@ std::set<std::string> link_names(const Context& context, hid_t file) {
   return names;
 }
 
+/// Addresses and lengths of 8 bytes, as shard_view takes them.
+void check_sizes(const Context& context, hid_t file) {
+  const Handle creation = OWN(context, H5Pclose, H5Fget_create_plist, file);
+  std::size_t address = 0, length = 0;
+  CHECKED(context, H5Pget_sizes, creation, &address, &length);
+  if (address != 8 || length != 8)
+    fail(Exit::data, "{}: addresses of {} and lengths of {} bytes", context.path, address, length);
+}
+
 std::int64_t read_pooled_dim(const Context& context, hid_t file) {
   const Handle dataset = open_dataset(context, file, "pooled");
   const Handle space = OWN(context, H5Sclose, H5Dget_space, dataset);
@@ -301,13 +310,14 @@ ShardOffsets create_shard_file(const std::string& path, const ShardLayout& layou
   return offsets;
 }
 
-ShardOffsets open_shard_file(const std::string& path, ShardLayout& layout, ShardNotes& notes) {
+ShardOffsets open_shard_file(const FileHandle& shard, ShardLayout& layout, ShardNotes& notes) {
   prepare_library();
+  const std::string& path = shard.path();
   const Context context{path, Exit::data};
-  const std::uint64_t bytes = FileHandle::open_for_reading(path).size();
-  const Handle access = OWN(context, H5Pclose, H5Pcreate, H5P_FILE_ACCESS);
-  CHECKED(context, H5Pset_file_locking, access, 0, 1);
+  const std::uint64_t bytes = shard.size();
+  const Handle access = OWN(context, H5Pclose, shard_view, shard);
   const Handle file = OWN(context, H5Fclose, H5Fopen, path.c_str(), H5F_ACC_RDONLY, access);
+  check_sizes(context, file);
   const std::set<std::string> names = link_names(context, file);
   layout.pooled_dim = names.contains("pooled") ? read_pooled_dim(context, file) : 0;
   ShardOffsets offsets;

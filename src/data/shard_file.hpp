@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "data/cache_format.hpp"
+#include "data/file_handle.hpp"
 
 namespace strata {
 
@@ -45,6 +46,6 @@ ShardOffsets create_shard_file(const std::string& path, const ShardLayout& layou
 /// the datasets of `layout` (pooled_dim is filled in): contiguous, inside the file, no filter, no
 /// external storage, no other link. Error(65) otherwise. Where the metadata is hostile after all
 /// (the manifest was forged too), no other file is opened.
-ShardOffsets open_shard_file(const std::string& path, ShardLayout& layout, ShardNotes& notes);
+ShardOffsets open_shard_file(const FileHandle& shard, ShardLayout& layout, ShardNotes& notes);
 
 }  // namespace strata

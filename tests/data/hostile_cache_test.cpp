@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include <array>
+#include <cstring>
 #include <fstream>
 #include <functional>
 
@@ -272,6 +273,42 @@ TEST_F(HostileCache, NothingButPlainDatasetsIsTaken) {
   }
   H5Tclose(ragged);
   H5Tclose(text);
+}
+
+/// libhdf5 1.10 by itself never comes back from the first of these.
+TEST_F(HostileCache, AHeapOfStringsThatLeadsAstrayIsNotFollowed) {
+  refusal_of([](const Shard& s, hid_t plist) {
+    const hid_t text = H5Tcopy(H5T_C_S1), scalar = H5Screate(H5S_SCALAR);
+    H5Tset_size(text, H5T_VARIABLE);
+    H5Tset_cset(text, H5T_CSET_UTF8);
+    const hid_t attribute =
+        H5Acreate2(s.file, "provenance", text, scalar, H5P_DEFAULT, H5P_DEFAULT);
+    const char* value = "seed=17";
+    H5Awrite(attribute, text, &value);
+    H5Aclose(attribute);
+    H5Sclose(scalar);
+    H5Tclose(text);
+    s.values({tokens, dim}, H5T_IEEE_F32LE, plist);
+  });
+  EXPECT_NE(refusal().find("sample 1: CRC-32C"), std::string::npos) << refusal();
+  const std::string sound = read_file(shard_);
+  const std::size_t heap = sound.find("GCOL");
+  ASSERT_NE(heap, std::string::npos);
+  const auto refusal_with = [&](std::size_t at, std::uint64_t value, bool is_free_space) {
+    std::string bytes = sound;
+    std::memcpy(&bytes[heap + at], &value, sizeof value);
+    if (is_free_space) bytes[heap + 16] = 0;  // the first object's number
+    std::ofstream(shard_, std::ios::binary) << bytes;
+    forge();
+    return refusal();
+  };
+  constexpr std::size_t collection_size = 8, object_size = 24;
+  for (const std::string& what :
+       {refusal_with(object_size, 0, true), refusal_with(object_size, 1 << 12, true),
+        refusal_with(object_size, std::uint64_t{0} - 16, false),
+        refusal_with(object_size, std::uint64_t{1} << 40, false),
+        refusal_with(collection_size, 0, false), refusal_with(collection_size, 8192, false)})
+    EXPECT_TRUE(what.ends_with("H5Aread failed")) << what;
 }
 
 TEST_F(HostileCache, AManifestThatPromisesMoreRowsAllocatesNothing) {
