@@ -28,6 +28,9 @@ AddedTokens::Token AddedTokens::read(const nlohmann::json& item, const Normalize
     fail(Exit::data, "{}: added token {:.80} is there twice", where,
          nlohmann::json(token.content).dump());
   token.in_text = token.normalized ? normalizer.apply(token.content) : token.content;
+  if (token.in_text.size() > max_content_bytes)
+    fail(Exit::data, "{}: added token {}: the normalizer makes {} bytes of its text", where,
+         token.id, token.in_text.size());
   return token;
 }
 

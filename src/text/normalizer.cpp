@@ -4,6 +4,7 @@
 
 #include "text/charsmap.hpp"
 #include "text/fields.hpp"
+#include "text/growth.hpp"
 #include "text/pattern.hpp"
 #include "text/unicode.hpp"
 
@@ -97,7 +98,7 @@ class Strip : public Normalizer {
 /// longer clusters, each character is looked up by itself.
 class Precompiled : public Normalizer {
  public:
-  Precompiled(std::string_view blob, const std::string& where) : map_(blob, where) {}
+  Precompiled(std::string_view blob, const std::string& where) : map_(blob, where), where_(where) {}
 
   std::string apply(std::string text) const override {
     std::string out;
@@ -111,6 +112,7 @@ class Precompiled : public Normalizer {
         out += *form;
       else
         append_characters(cluster, out);
+      check_growth(out.size(), where_);
     }
     return out;
   }
@@ -125,6 +127,7 @@ class Precompiled : public Normalizer {
   }
 
   Charsmap map_;
+  std::string where_;
 };
 
 class NormalizerSequence : public Normalizer {

@@ -4,6 +4,7 @@
 
 #include "text/byte_alphabet.hpp"
 #include "text/fields.hpp"
+#include "text/growth.hpp"
 #include "text/metaspace.hpp"
 #include "text/pattern.hpp"
 
@@ -141,15 +142,21 @@ constexpr const char* words_pattern = R"([\w\x{200C}\x{200D}]+|[^\w\x{200C}\x{20
 
 class PreTokenizerSequence : public PreTokenizer {
  public:
-  explicit PreTokenizerSequence(std::vector<std::unique_ptr<PreTokenizer>> steps)
-      : steps_(std::move(steps)) {}
+  PreTokenizerSequence(std::vector<std::unique_ptr<PreTokenizer>> steps, std::string where)
+      : steps_(std::move(steps)), where_(std::move(where)) {}
   std::vector<Word> cut(std::vector<Word> words) const override {
-    for (const auto& step : steps_) words = step->cut(std::move(words));
+    for (const auto& step : steps_) {
+      words = step->cut(std::move(words));
+      std::size_t bytes = 0;
+      for (const Word& word : words) bytes += word.text.size();
+      check_growth(bytes, where_);
+    }
     return words;
   }
 
  private:
   std::vector<std::unique_ptr<PreTokenizer>> steps_;
+  std::string where_;
 };
 
 }  // namespace
@@ -157,7 +164,7 @@ class PreTokenizerSequence : public PreTokenizer {
 std::unique_ptr<PreTokenizer> make_pre_tokenizer(const nlohmann::json& description,
                                                  const std::string& where) {
   using Steps = std::vector<std::unique_ptr<PreTokenizer>>;
-  if (description.is_null()) return std::make_unique<PreTokenizerSequence>(Steps{});
+  if (description.is_null()) return std::make_unique<PreTokenizerSequence>(Steps{}, where);
   const std::string type = string_member(description, "type", where);
   if (type == "ByteLevel")
     return std::make_unique<ByteLevel>(bool_member(description, "add_prefix_space", true, where),
@@ -190,7 +197,7 @@ std::unique_ptr<PreTokenizer> make_pre_tokenizer(const nlohmann::json& descripti
     Steps steps;
     for (const auto& step : array_member(description, "pretokenizers", where))
       steps.push_back(make_pre_tokenizer(step, where));
-    return std::make_unique<PreTokenizerSequence>(std::move(steps));
+    return std::make_unique<PreTokenizerSequence>(std::move(steps), where);
   }
   fail(Exit::data, "{}: pre-tokenizer type {:.60} is not supported", where, type);
 }

@@ -6,6 +6,7 @@
 #include <cctype>
 
 #include "core/error.hpp"
+#include "text/growth.hpp"
 #include "text/unicode.hpp"
 
 namespace strata {
@@ -225,8 +226,10 @@ std::vector<Span> Regex::cut(std::string_view text) const {
 
 std::string Regex::replace(std::string_view text, std::string_view content) const {
   std::string out;
-  for (const Span& span : cut(text))
+  for (const Span& span : cut(text)) {
     out += span.matched ? content : text.substr(span.begin, span.end - span.begin);
+    check_growth(out.size(), code_->where);
+  }
   return out;
 }
 

@@ -28,7 +28,7 @@ class Regex {
   /// The whole text cut into matched and unmatched spans, in order. An empty match directly behind
   /// another match is none.
   std::vector<Span> cut(std::string_view text) const;
-  /// The text with every match replaced by `content`.
+  /// The text with every match replaced by `content`; more than 2^24 bytes of it are Error(65).
   std::string replace(std::string_view text, std::string_view content) const;
 
  private:

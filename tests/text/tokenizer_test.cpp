@@ -178,6 +178,39 @@ TEST_F(TokenizerFile, RefusesUnsoundPatterns) {
   expect_refused("Sideways");
 }
 
+TEST_F(TokenizerFile, RefusesStepsThatGrowATextWithoutEnd) {
+  const auto forty = [](const json& step) { return json(std::vector<json>(40, step)); };
+  const auto expect_refusal = [&] {
+    const Tokenizer tokenizer = load();
+    try {
+      tokenizer.decode(tokenizer.encode("a\xc3\xa9"), false);
+      ADD_FAILURE() << "was accepted";
+    } catch (const Error& error) {
+      EXPECT_EQ(error.code(), Exit::data);
+      EXPECT_NE(std::string(error.what()).find("16777216 bytes"), std::string::npos)
+          << error.what();
+    }
+  };
+  const json good = document_;
+  const json doubled = {{"type", "Replace"}, {"pattern", {{"String", "a"}}}, {"content", "aa"}};
+  document_["added_tokens"] = nullptr;
+  document_["post_processor"] = nullptr;
+  document_["normalizer"] = {{"type", "Sequence"}, {"normalizers", forty(doubled)}};
+  expect_refusal();
+  document_["normalizer"] = nullptr;
+  document_["pre_tokenizer"] = {{"type", "Sequence"},
+                                {"pretokenizers", forty({{"type", "ByteLevel"}})}};
+  expect_refusal();
+  document_["pre_tokenizer"] = nullptr;
+  document_["decoder"] = {{"type", "Sequence"}, {"decoders", forty(doubled)}};
+  expect_refusal();
+  document_ = good;
+  const json eight(std::vector<json>(8, doubled));
+  document_["normalizer"] = {{"type", "Sequence"}, {"normalizers", eight}};
+  document_["added_tokens"] = {{{"id", good["model"]["vocab"].size()}, {"content", "aaaaa"}}};
+  expect_refused("makes 1280 bytes of its text");
+}
+
 TEST_F(TokenizerFile, RefusesUnsoundJson) {
   for (const std::string& text :
        {std::string(), std::string("{"), std::string("[]"), std::string("{}"), std::string("null"),
