@@ -26,8 +26,11 @@ std::string nearest_name(std::string_view name, std::span<const std::string> can
   std::string best;
   int fewest = 0;
   for (const auto& candidate : candidates) {
+    const std::size_t longer = std::max(name.size(), candidate.size());
+    const std::size_t shorter = std::min(name.size(), candidate.size());
+    if (2 * (longer - shorter) > longer) continue;  // so many edits at least
     const int edits = edit_distance(name, candidate);
-    if (2 * edits > static_cast<int>(std::max(name.size(), candidate.size()))) continue;
+    if (2 * edits > static_cast<int>(longer)) continue;
     if (best.empty() || edits < fewest) {
       best = candidate;
       fewest = edits;
