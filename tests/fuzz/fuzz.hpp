@@ -3,7 +3,6 @@
 // blames the data. Anything else ends the process.
 
 #include <fcntl.h>
-#include <sys/mman.h>
 #include <unistd.h>
 
 #include <array>
@@ -11,8 +10,10 @@
 #include <cstdio>
 #include <cstdlib>
 #include <filesystem>
+#include <map>
 #include <string>
 #include <string_view>
+#include <utility>
 
 #include "core/error.hpp"
 #include "core/file.hpp"
@@ -36,28 +37,8 @@ bool reads(Reader reader) {
   std::abort();
 }
 
-/// A file without a place, rewritten for every input.
-class MemoryFile {
- public:
-  MemoryFile() : fd_(memfd_create("fuzz", MFD_CLOEXEC)) {
-    path_ = "/proc/self/fd/" + std::to_string(fd_);
-  }
-  ~MemoryFile() { close(fd_); }
-  MemoryFile(const MemoryFile&) = delete;
-  MemoryFile& operator=(const MemoryFile&) = delete;
-
-  const std::string& holding(std::string_view bytes) const {
-    if (ftruncate(fd_, static_cast<off_t>(bytes.size())) != 0 || !write_fully_at(fd_, bytes, 0))
-      std::abort();
-    return path_;
-  }
-
- private:
-  int fd_;
-  std::string path_;
-};
-
-/// A folder in memory, for readers that look for names.
+/// A folder in memory, for readers that take names. Files stay open, and what did not change is not
+/// written again: system calls would be most of an execution's time.
 class MemoryFolder {
  public:
   MemoryFolder() {
@@ -66,6 +47,7 @@ class MemoryFolder {
     path_ = pattern;
   }
   ~MemoryFolder() {
+    for (const auto& [name, file] : files_) close(file.fd);
     std::error_code error;
     std::filesystem::remove_all(path_, error);
   }
@@ -73,26 +55,45 @@ class MemoryFolder {
   MemoryFolder& operator=(const MemoryFolder&) = delete;
 
   const std::string& path() const { return path_; }
-  std::string put(const std::string& name, std::string_view bytes) const {
-    const std::string path = path_ + "/" + name;
-    const int fd = open(path.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
-    if (fd < 0 || !write_fully(fd, bytes)) std::abort();
-    close(fd);
-    return path;
+  /// The file's path.
+  const std::string& put(const std::string& name, std::string_view bytes) {
+    File& file = files_[name];
+    if (file.fd < 0) {
+      file.path = path_ + "/" + name;
+      file.fd = open(file.path.c_str(), O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
+      file.content.clear();
+    }
+    if (file.content != bytes) {
+      if (file.fd < 0 || !write_fully_at(file.fd, bytes, 0) ||
+          (bytes.size() < file.content.size() &&
+           ftruncate(file.fd, static_cast<off_t>(bytes.size())) != 0))
+        std::abort();
+      file.content = bytes;
+    }
+    return file.path;
+  }
+  /// A file that is there only when it holds something.
+  void put_if_any(const std::string& name, std::string_view bytes) {
+    if (!bytes.empty()) {
+      put(name, bytes);
+    } else if (File& file = files_[name]; file.fd >= 0) {
+      close(std::exchange(file.fd, -1));
+      unlink(file.path.c_str());
+    }
   }
 
  private:
+  struct File {
+    int fd = -1;
+    std::string path, content;
+  };
   std::string path_;
+  std::map<std::string, File> files_;
 };
 
-/// One of each for the life of the process: destroyed at its end, so that nothing stays in
-/// /dev/shm.
-inline const MemoryFile& memory_file() {
-  static const MemoryFile file;
-  return file;
-}
-inline const MemoryFolder& memory_folder() {
-  static const MemoryFolder folder;
+/// One for the life of the process: destroyed at its end, so that nothing stays in /dev/shm.
+inline MemoryFolder& memory_folder() {
+  static MemoryFolder folder;
   return folder;
 }
 

@@ -7,7 +7,7 @@
 using namespace strata;
 
 STRATA_FUZZ(input) {
-  const std::string& path = fuzz::memory_file().holding(input);
+  const std::string& path = fuzz::memory_folder().put("input", input);
   fuzz::reads([&] {
     const SafetensorsFile file(path);
     for (const auto& [name, entry] : file.entries()) {

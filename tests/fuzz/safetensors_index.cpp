@@ -6,7 +6,7 @@
 using namespace strata;
 
 STRATA_FUZZ(input) {
-  const auto& folder = fuzz::memory_folder();
+  auto& folder = fuzz::memory_folder();
   static const bool made = [&] {
     const auto shard = [&](const char* file, const char* name) {
       Buffer tensor(DType::f32, {2});

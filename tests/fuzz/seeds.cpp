@@ -1,5 +1,6 @@
-// Writes the seeds of every fuzz target: small sound files, made by the product's own writers or
-// taken from the tests' goldens. usage: fuzz_seeds SOURCES FOLDER -> FOLDER/TARGET/...
+// Writes the seeds of every fuzz target: small sound files, made by the product's own writers,
+// taken from the tests' goldens, or written by hand (tests/fuzz/seeds). usage: fuzz_seeds SOURCES
+// FOLDER -> FOLDER/TARGET/...
 
 #include <archive.h>
 #include <archive_entry.h>
@@ -11,6 +12,7 @@
 #include "core/file.hpp"
 #include "core/safetensors.hpp"
 #include "data/cache_writer.hpp"
+#include "evaluate/base64.hpp"
 #include "train/checkpoint_manifest.hpp"
 #include "train/config.hpp"
 
@@ -41,6 +43,13 @@ class Seeds {
         paths.push_back(entry.path().string());
     std::sort(paths.begin(), paths.end());
     for (const std::string& path : paths) take(target, path);
+  }
+  /// Those below tests/fuzz/seeds, which lie in folders named as the targets.
+  void take_written() {
+    for (const auto& folder : fs::directory_iterator(sources_ + "/tests/fuzz/seeds")) {
+      const std::string target = folder.path().filename().string();
+      take_all(target, "tests/fuzz/seeds/" + target, "");
+    }
   }
   std::string scratch(const std::string& name) const {
     make_directories(folder_ + "/.scratch");
@@ -92,6 +101,21 @@ void checkpoint_manifest(Seeds& seeds) {
   seeds.put("checkpoint_manifest", text.substr(0, text.rfind(",\n\"sha256\"")));
 }
 
+/// manifest.json in the forms that the two of `caches` do not have.
+void cache_manifests(Seeds& seeds) {
+  CachePlan moments = moments_plan(2), quantized = text_plan(3, CacheDType::int8);
+  for (CachePlan* plan : {&moments, &quantized}) {
+    CacheManifest& manifest = plan->manifest;
+    manifest.tokens = plan == &quantized ? 4 : 0;
+    ShardRecord shard;
+    shard.file = shard_name(0);
+    shard.count = manifest.count;
+    shard.tokens = manifest.tokens;
+    manifest.shards = {shard};
+    seeds.put("cache_manifest", manifest.to_json());
+  }
+}
+
 /// Two rows, three tokens: what the target `shard` asks for.
 void caches(Seeds& seeds) {
   for (const bool is_text : {true, false}) {
@@ -117,7 +141,13 @@ void caches(Seeds& seeds) {
 }
 
 void configs(Seeds& seeds) {
-  seeds.put("config_toml", to_toml(TrainConfig{}, true));
+  const std::string all = to_toml(TrainConfig{}, false);
+  seeds.put("config_toml", all);
+  for (std::size_t begin = 0; begin < all.size();) {  // a table each
+    const std::size_t end = std::min(all.find("\n[", begin), all.size() - 1) + 1;
+    seeds.put("config_toml", all.substr(begin, end - begin));
+    begin = end;
+  }
   seeds.put(
       "config_toml",
       "[data]\nalso_in = [\"a\", 'b']\n[train]\nbetas = [0.9, 0.999]\nlr = 1e-4\nsteps = 0x10\n");
@@ -161,16 +191,67 @@ void tokenizers(Seeds& seeds) {
       all += (all.empty() ? "" : "\n----\n") + read_file(folder + file);
     seeds.put("vocabulary_files", all);
   }
-  // Small ones, so that a mutant often hits something that matters.
-  seeds.put(
-      "vocabulary_files",
-      "{\"a\": 0, \"b\": 1, \"ab\": 2, \"<|endoftext|>\": 3}\n----\n#version: 0.2\na b\n----\n"
-      R"({"tokenizer_class": "GPT2Tokenizer", "unk_token": "<|endoftext|>"})");
-  seeds.put(
-      "tokenizer_json",
-      R"({"added_tokens": [{"id": 3, "content": "<s>", "special": true}], "normalizer": {"type": "NFC"},
-                "pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": false},
-                "model": {"type": "BPE", "vocab": {"A": 0, "r": 1, "Ar": 2}, "merges": [["A", "r"]]}})");
+}
+
+/// precompiled_charsmap with one rule, "A" to "b", in a trie of the smallest size.
+std::string charsmap() {
+  std::array<std::uint32_t, 256> units{};
+  constexpr std::uint32_t has_leaf = 1 << 8, leaf = 128;
+  units['A'] = 'A' | has_leaf | ('A' ^ leaf) << 10;
+  units[leaf] = std::uint32_t{1} << 31;
+  const std::uint32_t bytes = sizeof units;
+  const auto raw = [](const auto& value) {
+    return std::string(reinterpret_cast<const char*>(&value), sizeof value);
+  };
+  return raw(bytes) + raw(units) + std::string("b\0", 2);
+}
+
+/// A field of a protocol buffer: of bytes, or an integer below 128.
+std::string field(int number, std::string_view bytes) {
+  std::string length;
+  std::size_t rest = bytes.size();
+  for (; rest >= 0x80; rest >>= 7) length += static_cast<char>(rest | 0x80);
+  length += static_cast<char>(rest);
+  return static_cast<char>(number << 3 | 2) + length + std::string(bytes);
+}
+std::string field(int number, int integer) {
+  return {static_cast<char>(number << 3), static_cast<char>(integer)};
+}
+
+/// model_type: 1 unigram, 2 BPE.
+std::string sentence_piece_model(int model_type, bool has_charsmap) {
+  std::string model;
+  int score = 0;
+  for (const auto& [text, type] : {std::pair("<unk>", 2),
+                                   {"<s>", 3},
+                                   {"</s>", 3},
+                                   {"\u2581", 1},
+                                   {"\u2581A", 1},
+                                   {"A", 1},
+                                   {"r", 1},
+                                   {"e", 1},
+                                   {"d", 1},
+                                   {"re", 1},
+                                   {"red", 4}}) {
+    const float value = static_cast<float>(score--);
+    std::string piece = field(1, text);
+    piece += static_cast<char>(2 << 3 | 5);
+    piece.append(reinterpret_cast<const char*>(&value), sizeof value);
+    model += field(1, piece + field(3, type));
+  }
+  model += field(2, field(3, model_type));
+  return model + field(3, (has_charsmap ? field(2, charsmap()) : "") + field(3, 1));
+}
+
+/// Small ones, so that a mutant often hits something that matters.
+void small_tokenizers(Seeds& seeds) {
+  for (const int model_type : {1, 2})
+    for (const bool has_charsmap : {false, true})
+      seeds.put("sentencepiece_model", sentence_piece_model(model_type, has_charsmap));
+  seeds.put("tokenizer_json",
+            fmt::format(R"({{"normalizer": {{"type": "Precompiled", "precompiled_charsmap": "{}"}},
+"model": {{"type": "Unigram", "unk_id": 0, "vocab": [["<unk>", 0], ["b", -1]]}}}})",
+                        base64(charsmap())));
 }
 
 void tar(Seeds& seeds) {
@@ -210,8 +291,11 @@ int main(int argc, char** argv) {
   caches(seeds);
   configs(seeds);
   texts(seeds);
+  cache_manifests(seeds);
   tokenizers(seeds);
+  small_tokenizers(seeds);
   tar(seeds);
+  seeds.take_written();
   for (const char* ending : {".jpg", ".png", ".webp"})
     seeds.take_all("image", "tests/golden/image", ending);
   return 0;

@@ -1,4 +1,5 @@
-// Tar shards of pictures and captions.
+// What a dataset is listed from: tar shards of pictures and captions, JSON lines, and lines of
+// text.
 
 #include "data/index_sources.hpp"
 #include "fuzz.hpp"
@@ -6,7 +7,10 @@
 using namespace strata;
 
 STRATA_FUZZ(input) {
-  const std::string path = fuzz::memory_folder().put("shard.tar", input);
+  const char* name = input.find('\0') != input.npos ? "shard.tar"
+                     : input.starts_with('{')       ? "list.jsonl"
+                                                    : "list.txt";
+  const std::string& path = fuzz::memory_folder().put(name, input);
   fuzz::reads([&] {
     list_candidates(path, "", [&](const Candidate& candidate) {
       const bool inside =
