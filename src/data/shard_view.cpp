@@ -10,6 +10,11 @@ namespace strata {
 
 namespace {
 
+/// What the property list carries.
+struct Source {
+  const FileHandle* file;
+};
+
 struct View {
   H5FD_t base;  // libhdf5's part, which comes first
   const FileHandle* file;
@@ -52,8 +57,8 @@ bool heap_is_sound(std::span<const std::byte> bytes) {
 }
 
 H5FD_t* open_view(const char*, unsigned, hid_t access, haddr_t) {
-  const auto* file = static_cast<const FileHandle* const*>(H5Pget_driver_info(access));
-  return file ? &(new View{{}, *file, (*file)->size(), 0})->base : nullptr;
+  const auto* source = static_cast<const Source*>(H5Pget_driver_info(access));
+  return source ? &(new View{{}, source->file, source->file->size(), 0})->base : nullptr;
 }
 
 herr_t close_view(H5FD_t* file) {
@@ -81,7 +86,7 @@ const H5FD_class_t view_class = {
     .name = "strata_shard_view",
     .maxaddr = HADDR_MAX,
     .fc_degree = H5F_CLOSE_WEAK,
-    .fapl_size = sizeof(const FileHandle*),
+    .fapl_size = sizeof(Source),
     .open = open_view,
     .close = close_view,
     .get_eoa = [](const H5FD_t* file, H5FD_mem_t) { return view_of(file).end_of_allocation; },
@@ -99,9 +104,9 @@ const H5FD_class_t view_class = {
 
 hid_t shard_view(const FileHandle& file) {
   static const hid_t driver = H5FDregister(&view_class);
-  const FileHandle* carried = &file;
+  const Source source{&file};
   const hid_t access = H5Pcreate(H5P_FILE_ACCESS);
-  if (access >= 0 && H5Pset_driver(access, driver, &carried) < 0) {
+  if (access >= 0 && H5Pset_driver(access, driver, &source) < 0) {
     H5Pclose(access);
     return -1;
   }
