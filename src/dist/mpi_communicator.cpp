@@ -11,14 +11,34 @@
 #include <exception>
 #include <thread>
 
-#include "core/activity.hpp"
+#include "dist/out_of_step.hpp"
 #include "dist/sum.hpp"
 
 namespace strata {
 
 namespace {
 
-constexpr int data_tag = 1, failure_tag = 2;
+constexpr int failure_tag = 1;
+
+using activity::Collective;
+
+/// A message's tag: the kind of its collective call, and the call's number as far as the 15 bits go
+/// that every MPI has.
+constexpr int kind_bits = 3, number_bits = 12;
+constexpr std::int64_t numbers = std::int64_t{1} << number_bits;
+static_assert(static_cast<int>(Collective::thread) == 1 << kind_bits, "kinds of calls");
+
+int tag_of(Collective kind, std::int64_t number) {
+  return static_cast<int>(number % numbers) << kind_bits | static_cast<int>(kind);
+}
+
+/// "all_gather number 17", of a call that was made near number `near`.
+std::string name_of_call(int tag, std::int64_t near) {
+  const std::int64_t ahead = ((tag >> kind_bits) - near) & (numbers - 1);
+  return fmt::format("{} number {}",
+                     activity::name_of(static_cast<Collective>(tag & ((1 << kind_bits) - 1))),
+                     near + (ahead < numbers / 2 ? ahead : ahead - numbers));
+}
 
 /// Between two looks at a request: a few yields, then naps that grow to 0.5 ms. Never spins: the
 /// core belongs to whoever computes.
@@ -95,19 +115,56 @@ MpiCommunicator::MpiCommunicator(MPI_Comm parent, std::shared_ptr<FailureChannel
   check_mpi(MPI_Comm_free(&node), "MPI_Comm_free");
 }
 
-void MpiCommunicator::wait(std::vector<MPI_Request>& requests, const char* call) {
+void MpiCommunicator::begin(Collective kind) {
+  kind_ = kind;
+  ++number_;
+}
+
+void MpiCommunicator::check_arrival(const MPI_Status& status, const Expected& expected) const {
+  int bytes = 0;
+  check_mpi(MPI_Get_count(&status, MPI_BYTE, &bytes), "MPI_Get_count");
+  const int tag = tag_of(kind_, number_);
+  if (status.MPI_TAG == tag && bytes == expected.bytes) return;
+  const auto here = fmt::format("{} (step {})", name_of_call(tag, number_),
+                                activity::slot().step.load(std::memory_order_relaxed));
+  if (status.MPI_TAG == tag)
+    throw OutOfStep(fmt::format("{}: rank {} does not send the {} bytes that this rank expects",
+                                here, expected.peer, expected.bytes));
+  throw OutOfStep(fmt::format(
+      "{}: rank {} is at {}: the ranks do not make the same calls in the same order, or a message "
+      "was lost",
+      here, expected.peer, name_of_call(status.MPI_TAG, number_)));
+}
+
+void MpiCommunicator::wait(std::vector<MPI_Request>& requests,
+                           std::span<const Expected> receives) const {
+  const int count = static_cast<int>(requests.size());
+  std::vector<int> done(requests.size());
+  std::vector<MPI_Status> statuses(requests.size());
   Nap nap;
-  for (int done = 0;;) {
-    check_mpi(
-        MPI_Testall(static_cast<int>(requests.size()), requests.data(), &done, MPI_STATUSES_IGNORE),
-        call);
-    if (done) return;
-    nap();
+  try {
+    while (true) {
+      int n = 0;
+      const int rc = MPI_Testsome(count, requests.data(), &n, done.data(), statuses.data());
+      if (rc != MPI_ERR_IN_STATUS) check_mpi(rc, "MPI_Testsome");
+      if (n == MPI_UNDEFINED) return;  // nothing is left
+      for (int i = 0; i < n; ++i) {
+        // A message longer than expected is an error of MPI's, too: ours says whose.
+        if (done[i] < std::ssize(receives)) check_arrival(statuses[i], receives[done[i]]);
+        if (rc == MPI_ERR_IN_STATUS) check_mpi(statuses[i].MPI_ERROR, "MPI_Testsome");
+      }
+      if (n == 0) nap();
+    }
+  } catch (...) {
+    for (std::size_t i = 0; i < receives.size(); ++i)  // whose memory is about to go
+      if (requests[i] != MPI_REQUEST_NULL) MPI_Cancel(&requests[i]);
+    throw;
   }
 }
 
 void MpiCommunicator::exchange(std::span<const Message> receive, std::span<const Message> send) {
   std::vector<MPI_Request> requests;
+  std::vector<Expected> expected;
   const auto each_piece = [&](const Message& message, auto&& post) {
     for (std::int64_t at = 0; at < message.bytes; at += options_.max_message_bytes) {
       const auto bytes = static_cast<int>(std::min(options_.max_message_bytes, message.bytes - at));
@@ -116,59 +173,73 @@ void MpiCommunicator::exchange(std::span<const Message> receive, std::span<const
   };
   for (const Message& m : receive)
     each_piece(m, [&](std::byte* data, int bytes, int peer, MPI_Request* request) {
-      check_mpi(MPI_Irecv(data, bytes, MPI_BYTE, peer, data_tag, comm_, request), "MPI_Irecv");
+      expected.push_back({peer, bytes});
+      check_mpi(MPI_Irecv(data, bytes, MPI_BYTE, peer, MPI_ANY_TAG, comm_, request), "MPI_Irecv");
     });
+  const int tag = tag_of(kind_, number_);
   for (const Message& m : send)
     each_piece(m, [&](std::byte* data, int bytes, int peer, MPI_Request* request) {
-      check_mpi(MPI_Isend(data, bytes, MPI_BYTE, peer, data_tag, comm_, request), "MPI_Isend");
+      check_mpi(MPI_Isend(data, bytes, MPI_BYTE, peer, tag, comm_, request), "MPI_Isend");
     });
-  wait(requests, "MPI_Testall");
+  wait(requests, expected);
 }
 
 void MpiCommunicator::barrier() {
-  const activity::Waits waits(activity::Collective::barrier);
-  std::vector<MPI_Request> request(1);
-  check_mpi(MPI_Ibarrier(comm_, request.data()), "MPI_Ibarrier");
-  wait(request, "MPI_Ibarrier");
+  const activity::Waits waits(Collective::barrier);
+  begin(Collective::barrier);
+  const char here = 0;
+  gathered(std::span(&here, 1));
 }
 
 void MpiCommunicator::broadcast(std::span<std::byte> bytes, int root) {
-  const activity::Waits waits(activity::Collective::broadcast);
-  const auto total = static_cast<std::int64_t>(bytes.size());
-  for (std::int64_t at = 0; at < total; at += options_.max_message_bytes) {
-    const auto n = static_cast<int>(std::min(options_.max_message_bytes, total - at));
-    std::vector<MPI_Request> request(1);
-    check_mpi(MPI_Ibcast(bytes.data() + at, n, MPI_BYTE, root, comm_, request.data()),
-              "MPI_Ibcast");
-    wait(request, "MPI_Ibcast");
+  const activity::Waits waits(Collective::broadcast);
+  begin(Collective::broadcast);
+  const auto count = static_cast<std::int64_t>(bytes.size());
+  std::vector<Message> messages;
+  if (rank_ != root) {
+    messages.push_back({bytes.data(), count, root});
+    return exchange(messages, {});
   }
+  for (int r = 0; r < size_; ++r)
+    if (r != root) messages.push_back({bytes.data(), count, r});
+  exchange({}, messages);
+}
+
+/// values of rank 0, of rank 1, ...
+template <class T>
+std::vector<T> MpiCommunicator::gathered(std::span<const T> values) {
+  const auto n = static_cast<std::int64_t>(values.size_bytes());
+  std::vector<T> all(values.size() * static_cast<std::size_t>(size_));
+  std::copy(values.begin(), values.end(),
+            all.begin() + static_cast<std::ptrdiff_t>(values.size()) * rank_);
+  gather(Tensor{reinterpret_cast<std::byte*>(all.data()), DType::u8, host_device, {n * size_}}, n);
+  return all;
 }
 
 void MpiCommunicator::all_reduce_sum(std::span<double> values) {
-  const activity::Waits waits(activity::Collective::sum);
-  const auto n = static_cast<std::int64_t>(values.size());
-  std::vector<double> all(values.size() * size_), column(size_);
-  std::copy(values.begin(), values.end(), all.begin() + n * rank_);
-  all_gather(Tensor{reinterpret_cast<std::byte*>(all.data()), DType::i64, host_device, {n * size_}},
-             n);
-  for (std::int64_t i = 0; i < n; ++i) {
-    for (int r = 0; r < size_; ++r) column[r] = all[r * n + i];
+  const activity::Waits waits(Collective::sum);
+  begin(Collective::sum);
+  const auto all = gathered(std::span<const double>(values));
+  std::vector<double> column(size_);
+  for (std::size_t i = 0; i < values.size(); ++i) {
+    for (int r = 0; r < size_; ++r) column[r] = all[r * values.size() + i];
     values[i] = sum_tree(std::span(column));
   }
 }
 
 void MpiCommunicator::all_reduce_max(std::span<std::int64_t> values) {
-  const activity::Waits waits(activity::Collective::max);
-  STRATA_CHECK(values.size() <= INT_MAX);
-  std::vector<MPI_Request> request(1);
-  check_mpi(MPI_Iallreduce(MPI_IN_PLACE, values.data(), static_cast<int>(values.size()),
-                           MPI_INT64_T, MPI_MAX, comm_, request.data()),
-            "MPI_Iallreduce");
-  wait(request, "MPI_Iallreduce");
+  const activity::Waits waits(Collective::max);
+  begin(Collective::max);
+  const auto all = gathered(std::span<const std::int64_t>(values));
+  for (std::size_t i = 0; i < all.size(); ++i) {
+    std::int64_t& most = values[i % values.size()];
+    most = std::max(most, all[i]);
+  }
 }
 
 void MpiCommunicator::reduce_scatter_sum(Tensor shard, Tensor full, std::int64_t part) {
-  const activity::Waits waits(activity::Collective::reduce_scatter);
+  const activity::Waits waits(Collective::reduce_scatter);
+  begin(Collective::reduce_scatter);
   check_reduce_scatter(*this, shard, full, part);
   // In rounds over stretches of the parts, so that what is received stays small: every peer's
   // stretch of my part comes in, the same stretch of every peer's part goes out.
@@ -203,10 +274,15 @@ void MpiCommunicator::reduce_scatter_sum(Tensor shard, Tensor full, std::int64_t
 }
 
 void MpiCommunicator::all_gather(Tensor full, std::int64_t part) {
-  const activity::Waits waits(activity::Collective::all_gather);
+  const activity::Waits waits(Collective::all_gather);
+  begin(Collective::all_gather);
   STRATA_CHECK(full.shape.rank() == 1 && full.device == host_device);
   STRATA_CHECK(part * size_ >= full.numel(), "{} parts of {} for {} elements", size_, part,
                full.numel());
+  gather(full, part);
+}
+
+void MpiCommunicator::gather(Tensor full, std::int64_t part) {
   const auto element = static_cast<std::int64_t>(size_of(full.dtype));
   const IndexRange mine = part_of(full.numel(), part, rank_);
   std::vector<Message> receive, send;
@@ -220,10 +296,10 @@ void MpiCommunicator::all_gather(Tensor full, std::int64_t part) {
 }
 
 std::vector<std::string> MpiCommunicator::all_gather_strings(const std::string& mine) {
-  const activity::Waits waits(activity::Collective::gather_strings);
-  std::vector<std::int64_t> lengths(size_);
-  lengths[rank_] = static_cast<std::int64_t>(mine.size());
-  all_gather(view_of(lengths.data(), {size_}), 1);
+  const activity::Waits waits(Collective::gather_strings);
+  begin(Collective::gather_strings);
+  const auto length = static_cast<std::int64_t>(mine.size());
+  const auto lengths = gathered(std::span(&length, 1));
   std::vector<std::string> all(size_);
   std::vector<Message> receive, send;
   for (int r = 0; r < size_; ++r) {

@@ -3,6 +3,7 @@
 
 #include <mpi.h>
 
+#include "core/activity.hpp"
 #include "dist/communicator.hpp"
 
 namespace strata {
@@ -39,6 +40,10 @@ class FailureChannel {
   int answer_ = -1;
 };
 
+/// Every message says which call it belongs to: all collectives are made of point-to-point messages
+/// whose tag holds the call's kind and number, and a receive takes whatever comes next from its
+/// peer. So ranks that do not make the same calls in the same order, or a message that is lost, are
+/// an OutOfStep that names both calls, never data in the wrong place. Costs no message.
 class MpiCommunicator : public Communicator {
  public:
   /// Over a duplicate of `parent` (collective).
@@ -66,15 +71,28 @@ class MpiCommunicator : public Communicator {
     std::int64_t bytes;
     int peer;
   };
+  /// What a receive was posted for.
+  struct Expected {
+    int peer, bytes;
+  };
+  /// The next collective call of this rank.
+  void begin(activity::Collective kind);
   /// All messages at once, in pieces of at most max_message_bytes; returns when they are done.
   void exchange(std::span<const Message> receive, std::span<const Message> send);
-  void wait(std::vector<MPI_Request>& requests, const char* call);
+  /// The first requests are receives.
+  void wait(std::vector<MPI_Request>& requests, std::span<const Expected> receives) const;
+  void check_arrival(const MPI_Status& status, const Expected& expected) const;
+  void gather(Tensor full, std::int64_t part);
+  template <class T>
+  std::vector<T> gathered(std::span<const T> values);
 
   OwnedComm comm_;
   std::shared_ptr<FailureChannel> failures_;
   int rank_ = 0, size_ = 1, local_rank_ = 0, local_size_ = 1;
   bool concurrent_;
   ChannelOptions options_;
+  activity::Collective kind_ = activity::Collective::none;  // of the call under way
+  std::int64_t number_ = 0;                                 // how many were begun
   std::vector<std::byte> staging_;  // what other ranks send to be summed; at most 16 MiB
 };
 

@@ -14,6 +14,7 @@
 #include "core/progress.hpp"
 #include "core/stop_signals.hpp"
 #include "dist/monitor.hpp"
+#include "dist/out_of_step.hpp"
 #include "train/checkpoint_saver.hpp"
 #include "train/metrics.hpp"
 #include "train/plan.hpp"
@@ -326,6 +327,8 @@ void Run::preview_now() {
 }
 
 void Run::begin_save(bool is_waited_for) {
+  // Ranks that did not make the same calls in this step know it by the time all weights are here.
+  static_cast<void>(learner_.zero().weights());
   const RunState state{step(), learner_.updates(), skipped_};
   SaveOrder order;
   order.is_waited_for = is_waited_for;
@@ -357,6 +360,8 @@ void Run::end_save() {
   }
   try {
     std::rethrow_exception(outcome->error);
+  } catch (const OutOfStep&) {
+    throw;
   } catch (const Error& error) {
     if (error.code() == Exit::owned) throw;
     const auto text = fmt::format("{}: no checkpoint of step {}", error.what(), outcome->step);

@@ -2,6 +2,8 @@
 //   failing_job one RANK   that rank throws in the middle of a step while the others communicate
 //   failing_job all        every rank throws
 //   failing_job escape     rank 1's exception leaves the scope of Job
+//   failing_job leaves-out, swaps, shorter, repeats: rank 1 leaves a call out that the others make,
+//                          makes two in the other order, one with fewer values, one twice
 
 #include <cstdio>
 #include <cstdlib>
@@ -39,6 +41,20 @@ void train_until(Communicator& world, int failing_rank) {
   }
 }
 
+/// What rank 1 does otherwise than the others, in the third of ten rounds.
+void call_out_of_order(Communicator& world, const std::string& how) {
+  std::vector<double> values(4, 1.0);
+  std::vector<std::int64_t> most(4, world.rank());
+  for (int round = 0; round < 10; ++round) {
+    const bool other = round == 2 && world.rank() == 1;
+    if (!(other && how == "leaves-out")) world.all_reduce_sum(values);
+    if (other && how == "swaps") world.barrier();
+    world.all_reduce_max(std::span(most).first(other && how == "shorter" ? 3 : 4));
+    if (!(other && how == "swaps")) world.barrier();
+    if (other && how == "repeats") world.barrier();
+  }
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -48,6 +64,8 @@ int main(int argc, char** argv) {
     if (mode == "escape" && job.world().rank() == 1) fail(Exit::data, "out of the job's scope");
     if (mode == "escape") job.world().barrier();
     try {
+      if (mode == "leaves-out" || mode == "swaps" || mode == "shorter" || mode == "repeats")
+        call_out_of_order(job.world(), mode);
       if (mode == "one") train_until(job.world(), std::atoi(argv[2]));
       fail(Exit::usage, "all ranks agree on this");
     } catch (const Error& e) {

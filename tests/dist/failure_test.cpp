@@ -62,6 +62,20 @@ TEST(Failure, ThatEscapesTheJobDoesNotHang) {
   EXPECT_LT(outcome.seconds, 30);
 }
 
+TEST(Failure, CallsOutOfOrderAreNamed) {
+  const std::pair<std::string, std::string> cases[] = {
+      {"leaves-out", "rank 1 is at max number 7"},  // where the others are at sum number 7
+      {"swaps", "max number 8 (step 0): rank 1 is at barrier number 8"},
+      {"shorter", "max number 8 (step 0): rank 1 does not send the 32 bytes"},
+      {"repeats", "sum number 10 (step 0): rank 1 is at barrier number 10"}};
+  for (const auto& [how, said] : cases) {
+    const Outcome outcome = run(job(3, how));
+    EXPECT_EQ(outcome.code, 70) << how << ": " << outcome.text;
+    EXPECT_EQ(outcome.count(said), 1) << how << ": " << outcome.text;
+    EXPECT_LT(outcome.seconds, 30) << how;
+  }
+}
+
 TEST(Failure, OfAProcessWithoutLauncher) {
   const Outcome outcome = run(std::string(FAILING_JOB) + " one 0");
   EXPECT_EQ(outcome.code, 65) << outcome.text;
