@@ -367,7 +367,9 @@ void Run::end_save() {
     const auto text = fmt::format("{}: no checkpoint of step {}", error.what(), outcome->step);
     failed_saves_ += 1;
     last_failure_ = text;
-    if (is_first_rank()) log::warn("ALARM: {}; training goes on", text);
+    if (is_first_rank())
+      log::warn("ALARM: {} (failure {}; the run ends with {} in a row)", text, failed_saves_,
+                most_failed_saves_in_a_row);
     log_->append(utc_now() + " ALARM: " + text);
   }
 }

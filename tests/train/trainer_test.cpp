@@ -453,9 +453,10 @@ TEST_F(Training, FailedSavesAreAlarmsUntilThreeInARow) {
       const auto note = nlohmann::json::parse(read_file(folder.exit_note()));
       EXPECT_EQ(note["code"], 74);
       EXPECT_EQ(note["restart"], true);
-      // Older ones are as they were (on a slow machine some of those that were due were left out).
+      // Older ones are as they were. On a slow machine some of those that were due were left out, or
+      // retention after step 44 found the folder gone.
       const auto names = list_checkpoints(folder.checkpoints());
-      ASSERT_TRUE(!names.empty() && names.size() <= 3);
+      ASSERT_TRUE(!names.empty() && names.size() <= 4);
       EXPECT_TRUE(names.back() == "step-00000040" || names.back() == "step-00000044");
       for (const auto& entry : std::filesystem::directory_iterator(folder.checkpoints()))
         EXPECT_TRUE(entry.path().filename().string().starts_with("step-")) << entry.path();
