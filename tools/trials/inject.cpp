@@ -2,26 +2,29 @@
 // Calls are counted from 1, those alone whose path holds INJECT_UNDER and whose name is in
 // INJECT_CALLS.
 //
-//   INJECT_AT=n      the n-th counted call; INJECT_FROM=n: it and all behind it; INJECT_SHARE=p: p
-//   in
-//                    a hundred, drawn from INJECT_SEED
+//   INJECT_AT=n      the n-th counted call; INJECT_TIMES=k: it and k - 1 behind it; INJECT_FROM=n:
+//                    it and all behind it; INJECT_SHARE=p: p in a hundred, drawn from INJECT_SEED
 //   INJECT_DO=x      MEMORY (the process gets INJECT_MB more and no further, then the call), KILL,
-//   an error (EIO ENOSPC EDQUOT ENOENT EINTR), SHORT (at most half is written
-//                    or read), SLEEP (INJECT_MS, then the call)
+//                    an error (EIO ENOSPC EDQUOT ENOENT EINTR), SHORT (at most half is written
+//                    or read), SLEEP (INJECT_MS, then the call), LOSE (of isend and irecv: done
+//                    without a message)
 //   INJECT_TORN=1    half of a write's bytes are in the file before KILL or the error
 //   INJECT_FOR_MS=n  only so long after the first counted call
 //   INJECT_UNDER=s   part of the path    INJECT_CALLS=a,b    INJECT_RANK=r (mpirun's; alone is 0)
 //   INJECT_LOG=path  appends "NUMBER CALL PATH" for each counted call, "!" in front where it went
-//   wrong INJECT_CLOCK=s   CLOCK_REALTIME is s seconds off
+//                    wrong
+//   INJECT_CLOCK=s   CLOCK_REALTIME is s seconds off
 //   INJECT_RECORD=path  appends what every rank changed below INJECT_UNDER, as soon as it has:
 //                    "CALL OFFSET LENGTHS\n", the path, the second path, the bytes
 //                    (strata_trials/power.py)
 //
+// The path of a message is "message/" and the other rank.
 // What a library calls inside itself (fopen's open, fclose's close) is not seen.
 
 #include <dirent.h>
 #include <fcntl.h>
 #include <limits.h>
+#include <mpi.h>
 #include <signal.h>
 #include <stdarg.h>
 #include <sys/resource.h>
@@ -68,7 +71,8 @@ long milliseconds() {
 }
 
 struct Plan {
-  long at = number("INJECT_AT", 0), from = number("INJECT_FROM", 0);
+  long at = number("INJECT_AT", 0), times = number("INJECT_TIMES", 1);
+  long from = number("INJECT_FROM", 0);
   long share = number("INJECT_SHARE", 0), seed = number("INJECT_SEED", 1);
   long mb = number("INJECT_MB", 0), ms = number("INJECT_MS", 0),
        for_ms = number("INJECT_FOR_MS", 0);
@@ -120,7 +124,8 @@ bool is_hit(const char* call, const char* path) {
   if (std::strstr(path, text("INJECT_UNDER")) == nullptr || !is_among(p.calls, call)) return false;
   const long n = ++counted;
   if (n == 1) first_ms = milliseconds();
-  bool hit = n == p.at || (p.from > 0 && n >= p.from) || (p.share > 0 && draws(n));
+  bool hit = (n >= p.at && n < p.at + p.times && p.at > 0) || (p.from > 0 && n >= p.from) ||
+             (p.share > 0 && draws(n));
   if (p.for_ms > 0 && milliseconds() - first_ms > p.for_ms) hit = false;
   if (p.log >= 0) {
     char line[PATH_MAX + 64];
@@ -227,6 +232,16 @@ long written(int fd, const void* data, long done) {
   if (plan().record < 0 || done <= 0) return done;
   return recorded(done, "write", fd, syscall(SYS_lseek, fd, 0, SEEK_CUR) - done, data,
                   static_cast<std::size_t>(done));
+}
+
+/// A message that is neither sent nor received: its request is done from the start.
+template <class Real>
+int message(const char* call, int peer, MPI_Request* request, Real real) {
+  char path[32];
+  snprintf(path, sizeof path, "message/%d", peer);
+  if (!is_hit(call, path) || plan().what != "LOSE") return real();
+  *request = MPI_REQUEST_NULL;
+  return MPI_SUCCESS;
 }
 
 mode_t mode_of(int flags, va_list arguments) {
@@ -370,6 +385,17 @@ int remove(const char* path) noexcept {
     return recorded(status != 0 && errno == EISDIR ? syscall(SYS_rmdir, path) : status, "unlink",
                     path);
   }));
+}
+
+int MPI_Isend(const void* data, int count, MPI_Datatype type, int to, int tag, MPI_Comm comm,
+              MPI_Request* request) {
+  return message("isend", to, request,
+                 [&] { return PMPI_Isend(data, count, type, to, tag, comm, request); });
+}
+int MPI_Irecv(void* data, int count, MPI_Datatype type, int from, int tag, MPI_Comm comm,
+              MPI_Request* request) {
+  return message("irecv", from, request,
+                 [&] { return PMPI_Irecv(data, count, type, from, tag, comm, request); });
 }
 
 int clock_gettime(clockid_t clock, timespec* time) noexcept {

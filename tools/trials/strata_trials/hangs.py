@@ -62,6 +62,16 @@ def hang(shop, case, rng):
     return Tally(bitwise=1, note=f"rank {victim} of {ranks} in section {named[2]}, found and ended in {seconds:.1f} s")
 
 
+def counted_messages(shop, ranks, rank, settings, calls):
+    """How many of these calls a rank makes in an undisturbed run."""
+    log = shop.temporary / "messages"
+    log.unlink(missing_ok=True)
+    run = shop.new_run()
+    shop.finish(run, ranks, settings, inject={"LOG": log, "UNDER": "message/", "CALLS": calls, "RANK": rank})
+    shop.remove(run)
+    return len(log.read_text().splitlines())
+
+
 PHASES = {  # what slows each down: part of the path, calls
     "start": ("/latents", "read,pread"), "load": ("/checkpoints/step", "read,pread"), "save": ("/checkpoints/.tmp", "fsync"),
 }
@@ -108,6 +118,42 @@ def hang_phase(shop, phase, rng):
     expect(seconds < TIMEOUT * SLOW + 10, f"{seconds:.1f} s until the end")
     shop.remove(run)
     return Tally(note=f"rank {victim} of {ranks} in section {phase}, found and ended in {seconds:.1f} s")
+
+
+def by_code(notes):
+    codes = [note.split(":")[0] for note in notes]
+    return ", ".join(f"{code} {codes.count(code)} times" for code in sorted(set(codes)))
+
+
+@trial("left-out", "B11", cases=20, ci=2, summary=by_code)
+def left_out(shop, case, rng):
+    """A rank of two or four leaves out one collective call of a run, or one message that it sends is lost, at random: 70
+    naming both ranks' calls, or 86 where nothing more comes; no wrong step is recorded, no wrong checkpoint made, and the
+    same command continues bitwise."""
+    ranks, steps = [2, 4][case // 2 % 2], NEXT
+    settings = {"train.steps": steps, "train.hang_timeout": TIMEOUT}
+    whole = case % 2 == 0
+    calls, times = ("isend,irecv", 2 * (ranks - 1)) if whole else ("isend", 1)
+    reference = shop.reference(ranks, {"train.steps": steps})
+    victim = rng.randrange(ranks)
+    made = counted_messages(shop, ranks, victim, settings, calls)
+    run = shop.new_run()
+    inject = {"AT": 1 + rng.randrange(made // times) * times, "TIMES": times, "DO": "LOSE", "CALLS": calls, "RANK": victim}
+    outcome = (job := shop.train(run, ranks, settings, inject=inject)).wait()
+    job.wait_until_gone()
+    note = run.exit_note()
+    code = note["code"] if note else outcome.code
+    cause = note["cause"] if note else outcome.cause
+    expect(code in (70, 86), f"{inject}: exit {outcome.code}, exit.json {note}: {outcome.cause}")
+    named = r"number \d+ \(step \d+\): rank \d+ (is at \w+ number \d+|does not send)|rank \d+: hangs: .* in section"
+    expect(re.search(named, cause), f"{inject}: the cause is {cause}")
+    check_records(run, reference)
+    check_saved(run, reference)
+    shop.finish(run, ranks, {"train.steps": steps})
+    check_finished(run, reference, steps)
+    shop.remove(run)
+    what = "a call left out" if whole else "a message lost"
+    return Tally(bitwise=1, note=f"{code}: {what} by rank {victim} of {ranks}: {cause[:90]} ({outcome.seconds:.1f} s)")
 
 
 @trial("stall", "B9", cases=20, ci=1)
