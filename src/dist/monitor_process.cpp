@@ -37,17 +37,22 @@ struct Process {
   bool is_gone() const { return state == 'Z' || state == 'X'; }
 };
 
-Process process_of(int pid) {
+/// The beginning of a file below /proc/PID/; null where it cannot be read.
+template <std::size_t size>
+std::string_view read_proc(char (&text)[size], int pid, std::string_view name) {
   FixedText path;
-  path.add("/proc/").add(pid).add("/stat").add(std::string_view("\0", 1));
+  path.add("/proc/").add(pid).add("/").add(name).add(std::string_view("\0", 1));
   const int fd = open(path.view().data(), O_RDONLY | O_CLOEXEC);
   if (fd < 0) return {};
-  char text[512];
-  const ssize_t n = read(fd, text, sizeof text);
+  const ssize_t n = read(fd, text, size);
   close(fd);
-  if (n <= 0) return {};
+  return {text, static_cast<std::size_t>(std::max<ssize_t>(n, 0))};
+}
+
+Process process_of(int pid) {
+  char text[512];
   // pid (name) state ppid ...: the name may hold anything.
-  const std::string_view line(text, static_cast<std::size_t>(n));
+  const std::string_view line = read_proc(text, pid, "stat");
   const auto after = line.rfind(')');
   if (after == std::string_view::npos || after + 4 >= line.size()) return {};
   Process process{line[after + 2]};
@@ -261,6 +266,42 @@ bool Watch::look(std::int64_t elapsed_ms) {
   return true;
 }
 
+bool is_mpirun(int pid) {
+  char text[32];
+  const std::string_view name = read_proc(text, pid, "comm");
+  return name.starts_with("mpirun") || name.starts_with("mpiexec") || name.starts_with("orterun");
+}
+
+/// Also where the system does not say.
+bool has_children(int pid) {
+  FixedText name;
+  name.add("task/").add(pid).add("/children");
+  char text[4096];
+  const std::string_view list = read_proc(text, pid, name.view());
+  if (list.data() == nullptr) return true;
+  const char* const end = list.data() + list.size();
+  for (const char* at = list.data(); at < end; ++at) {
+    int child = 0;
+    at = std::from_chars(at, end, child).ptr;
+    if (child > 0 && !process_of(child).is_gone()) return true;
+  }
+  return false;
+}
+
+/// Where a rank dies while it connects to mpirun, mpirun (Open MPI 4.1.4 with PMIx 4.2) may wait
+/// for ever at its own end, for a lock of a thread that it has stopped. So it is ended when it has
+/// been without children for a while.
+void end_stuck_launcher(int launcher) {
+  constexpr std::int64_t alone_ms = 3000, most_ms = 30'000;
+  std::int64_t alone = 0;
+  for (std::int64_t waited = 0; waited < most_ms; waited += interval_ms) {
+    if (process_of(launcher).is_gone() || !is_mpirun(launcher)) return;
+    alone = has_children(launcher) ? 0 : alone + interval_ms;
+    if (alone > alone_ms) kill(launcher, SIGKILL);
+    poll(nullptr, 0, static_cast<int>(interval_ms));
+  }
+}
+
 }  // namespace
 
 void watch_ranks(Board& board, int launcher, int alive) {
@@ -277,6 +318,7 @@ void watch_ranks(Board& board, int launcher, int alive) {
     if (!watch.look(std::clamp<std::int64_t>(now - before, 0, 2 * interval_ms))) break;
     before = now;
   }
+  if (launcher != 0) end_stuck_launcher(launcher);
   if (launcher != 0 && process_of(launcher).is_gone()) remove_launchers_segments();
   _exit(0);
 }

@@ -2,13 +2,16 @@
 //   failing_job one RANK   that rank throws in the middle of a step while the others communicate
 //   failing_job all        every rank throws
 //   failing_job escape     rank 1's exception leaves the scope of Job
+//   failing_job dies       kill -9 of itself, with a monitor, before MPI starts
 //   failing_job leaves-out, swaps, shorter, repeats: rank 1 leaves a call out that the others make,
 //                          makes two in the other order, one with fewer values, one twice
 
+#include <csignal>
 #include <cstdio>
 #include <cstdlib>
 #include <string>
 
+#include "dist/monitor.hpp"
 #include "dist/zero2.hpp"
 
 namespace {
@@ -59,6 +62,10 @@ void call_out_of_order(Communicator& world, const std::string& how) {
 
 int main(int argc, char** argv) {
   const std::string mode = argc > 1 ? argv[1] : "all";
+  if (mode == "dies") {
+    const Monitor monitor;
+    std::raise(SIGKILL);
+  }
   try {
     Job job(argc, argv);
     if (mode == "escape" && job.world().rank() == 1) fail(Exit::data, "out of the job's scope");

@@ -1,9 +1,12 @@
 // A rank that fails ends the whole job, soon, with its exit code and one line of cause.
 
 #include <gtest/gtest.h>
+#include <sys/prctl.h>
 #include <sys/wait.h>
+#include <unistd.h>
 
 #include <chrono>
+#include <csignal>
 #include <cstdio>
 #include <string>
 
@@ -74,6 +77,24 @@ TEST(Failure, CallsOutOfOrderAreNamed) {
     EXPECT_EQ(outcome.count(said), 1) << how << ": " << outcome.text;
     EXPECT_LT(outcome.seconds, 30) << how;
   }
+}
+
+TEST(Failure, ALauncherThatIsStuckBehindItsRanksIsEnded) {
+  const auto start = std::chrono::steady_clock::now();
+  const pid_t launcher = fork();
+  if (launcher == 0) {
+    prctl(PR_SET_NAME, "mpirun");
+    if (fork() == 0) {
+      setenv("OMPI_COMM_WORLD_SIZE", "1", 1);
+      execl(FAILING_JOB, FAILING_JOB, "dies", nullptr);
+      _exit(1);
+    }
+    for (;;) pause();  // never looks after its rank
+  }
+  int status = 0;
+  ASSERT_EQ(waitpid(launcher, &status, 0), launcher);
+  EXPECT_TRUE(WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL);
+  EXPECT_LT(std::chrono::steady_clock::now() - start, std::chrono::seconds(20));
 }
 
 TEST(Failure, OfAProcessWithoutLauncher) {
