@@ -40,20 +40,21 @@ namespace detail {
 using Vector = float __attribute__((vector_size(lane * sizeof(float))));
 using Units = std::uint32_t __attribute__((vector_size(lane * sizeof(Unit))));
 
-/// sum + a b, lane by lane.
+/// sum += a b, lane by lane. By reference: how vectors are passed by value depends on the processor
+/// that is compiled for.
 template <class T>
-Vector add_products(Vector sum, Units a, Units b) {
+void add_products(Vector& sum, const Units& a, const Units& b) {
   if constexpr (unit_values<T> == 1) {
-    return sum + reinterpret_cast<Vector>(a) * reinterpret_cast<Vector>(b);
+    sum += reinterpret_cast<Vector>(a) * reinterpret_cast<Vector>(b);
   } else {
 #ifdef __AVX512BF16__
-    return reinterpret_cast<Vector>(_mm512_dpbf16_ps(reinterpret_cast<__m512>(sum),
-                                                     reinterpret_cast<__m512bh>(a),
-                                                     reinterpret_cast<__m512bh>(b)));
+    sum = reinterpret_cast<Vector>(_mm512_dpbf16_ps(reinterpret_cast<__m512>(sum),
+                                                    reinterpret_cast<__m512bh>(a),
+                                                    reinterpret_cast<__m512bh>(b)));
 #else
-    const auto low = [](Units u) { return reinterpret_cast<Vector>(u << 16); };
-    const auto high = [](Units u) { return reinterpret_cast<Vector>(u & 0xffff0000u); };
-    return sum + low(a) * low(b) + high(a) * high(b);
+    constexpr std::uint32_t high = 0xffff0000u;
+    sum += reinterpret_cast<Vector>(a << 16) * reinterpret_cast<Vector>(b << 16);
+    sum += reinterpret_cast<Vector>(a & high) * reinterpret_cast<Vector>(b & high);
 #endif
   }
 }
@@ -72,7 +73,7 @@ void tile_kernel(std::int64_t depth, TileView a, const Unit* b, std::int64_t b_r
     for (int m = 0; m < rows; ++m) {
       const Units row = Units{} + a.data[m * a.row + k * a.column];
 #pragma GCC unroll 8
-      for (int n = 0; n < lanes; ++n) sum[m][n] = add_products<T>(sum[m][n], row, columns[n]);
+      for (int n = 0; n < lanes; ++n) add_products<T>(sum[m][n], row, columns[n]);
     }
   }
 #pragma GCC unroll 8
