@@ -9,28 +9,19 @@
 
 namespace strata {
 
-TextBuckets::TextBuckets(std::int64_t most, int count)
-    : step_(std::max<std::int64_t>(1, (most + count - 1) / count)), most_(step_ * count) {}
-
-std::int64_t TextBuckets::rows_for(std::int64_t tokens) const {
-  if (step_ == 0) return tokens;
-  STRATA_CHECK(tokens <= most_, "{} tokens of at most {}", tokens, most_);
-  return std::max<std::int64_t>(1, (tokens + step_ - 1) / step_) * step_;
-}
-
 namespace {
 std::int64_t longest_caption(const CacheSet& caches) {
   return std::max<std::int64_t>(1, caches.text_manifest().max_tokens);
 }
 }  // namespace
 
-TextBuckets text_buckets(const CacheSet& caches, std::int64_t samples, int count) {
+RowBuckets text_buckets(const CacheSet& caches, std::int64_t samples, int count) {
   if (count == 0) return {};
   return {samples * longest_caption(caches), count};
 }
 
 MicrobatchShape microbatch_shape(const CacheSet& caches, std::int64_t samples, bool pooled,
-                                 DType dtype, const TextBuckets& buckets) {
+                                 DType dtype, const RowBuckets& buckets) {
   Shape latent = caches.latent_shape();
   const bool moments = caches.latents_manifest().latent_kind == "moments";
   if (moments) latent[0] *= 2;

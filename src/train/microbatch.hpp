@@ -3,28 +3,13 @@
 // nothing else of the host, so they can be recorded once and played for every microbatch.
 
 #include "core/feed.hpp"
+#include "core/row_buckets.hpp"
 #include "data/cache_set.hpp"
 #include "diffusion/loss.hpp"
 #include "model/unet.hpp"
 #include "train/conditioning.hpp"
 
 namespace strata {
-
-/// To how many rows packed text is padded. Few numbers of rows, few recordings.
-class TextBuckets {
- public:
-  /// Not at all.
-  TextBuckets() = default;
-  /// `count` of them, multiples of the first, the last at least `most`.
-  TextBuckets(std::int64_t most, int count);
-  /// The least bucket that holds so many tokens.
-  std::int64_t rows_for(std::int64_t tokens) const;
-  /// The largest of them; 0 without padding.
-  std::int64_t most_rows() const { return most_; }
-
- private:
-  std::int64_t step_ = 0, most_ = 0;
-};
 
 /// Extents of a microbatch.
 struct MicrobatchShape {
@@ -37,9 +22,9 @@ struct MicrobatchShape {
   DType dtype = DType::f32;    // of text and pooled vectors
 };
 MicrobatchShape microbatch_shape(const CacheSet& caches, std::int64_t samples, bool pooled,
-                                 DType dtype, const TextBuckets& buckets);
+                                 DType dtype, const RowBuckets& buckets);
 /// The buckets of microbatches of so many samples; count 0: none.
-TextBuckets text_buckets(const CacheSet& caches, std::int64_t samples, int count);
+RowBuckets text_buckets(const CacheSet& caches, std::int64_t samples, int count);
 
 /// Where the parts of a microbatch lie in its memory: bytes from the beginning.
 struct MicrobatchLayout {

@@ -97,7 +97,7 @@ std::vector<Part> parts_of(const TrainConfig& config, Exec& exec, const UNet& un
     parts.push_back({"weights in other layouts", measured[1]});
     return parts;
   }
-  const TextBuckets buckets = step_buckets(caches, microbatch, microbatches, step_mode(config));
+  const RowBuckets buckets = step_buckets(caches, microbatch, microbatches, step_mode(config));
   const PassMemory passes = pass_memory(
       unet,
       microbatch_shape(caches, microbatch, config.data.pooled, compute_dtype(config), buckets),

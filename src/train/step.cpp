@@ -37,7 +37,7 @@ StepMode step_mode(const TrainConfig& config) {
   return {.replays = replays, .text_buckets = 8, .behind = 1};
 }
 
-TextBuckets step_buckets(const CacheSet& caches, std::int64_t samples, int microbatches,
+RowBuckets step_buckets(const CacheSet& caches, std::int64_t samples, int microbatches,
                          const StepMode& mode) {
   return text_buckets(caches, samples,
                       microbatches > 1 ? (mode.text_buckets + 1) / 2 : mode.text_buckets);

@@ -37,7 +37,7 @@ StepMode step_mode(const TrainConfig& config);
 
 /// With several microbatches a step each bucket has two recordings, of the first and of others:
 /// half as many buckets then.
-TextBuckets step_buckets(const CacheSet& caches, std::int64_t samples, int microbatches,
+RowBuckets step_buckets(const CacheSet& caches, std::int64_t samples, int microbatches,
                          const StepMode& mode);
 
 /// Collective: every rank makes the same calls.
@@ -108,7 +108,7 @@ class Learner {
   NoiseSchedule schedule_;
   UNet unet_;
   Zero2 zero_;
-  TextBuckets buckets_;
+  RowBuckets buckets_;
   Microbatch input_;
   Buffer losses_;  // (B) f32 of the last microbatch
   Readback results_;

@@ -16,13 +16,13 @@
 namespace strata {
 namespace {
 
-TEST(TextBuckets, HoldEveryLengthInFewNumbersOfRows) {
-  const TextBuckets none;
+TEST(RowBuckets, HoldEveryLengthInFewNumbersOfRows) {
+  const RowBuckets none;
   EXPECT_EQ(none.rows_for(0), 0);
   EXPECT_EQ(none.rows_for(77), 77);
   for (const std::int64_t most : {1, 7, 8, 4928, 4931})
     for (const int count : {1, 4, 8}) {
-      const TextBuckets buckets(most, count);
+      const RowBuckets buckets(most, count);
       std::set<std::int64_t> rows;
       std::int64_t before = 0;
       for (std::int64_t tokens = 0; tokens <= most; ++tokens) {

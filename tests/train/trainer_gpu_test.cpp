@@ -134,7 +134,7 @@ TEST_F(TrainingOnGpu, TheArenaIsAsLargeAsThePlanSays) {
   learner.initialize_weights();
   learner.continue_after(0, 0);
   for (int step = 0; step < 4; ++step) learner.step(false);
-  const TextBuckets buckets = step_buckets(learner.caches(), 8, 1, step_mode(device));
+  const RowBuckets buckets = step_buckets(learner.caches(), 8, 1, step_mode(device));
   const PassMemory plan = pass_memory(
       learner.unet(), microbatch_shape(learner.caches(), 8, false, DType::bf16, buckets),
       buckets.most_rows(), false);
