@@ -96,8 +96,9 @@ struct Backend {
   virtual void accumulate(Exec&, Tensor a, Tensor b) = 0;
 };
 
-/// Error(70) between the beginning and the end of a recording on this thread; `what` is what would
-/// be done.
+/// Between the beginning and the end of a recording on this thread.
+bool is_recording();
+/// Error(70) then; `what` is what would be done.
 void forbid_while_recording(const char* what);
 /// Calls body and forbids meanwhile what a recording cannot hold.
 void call_for_recording(const std::function<void()>& body);

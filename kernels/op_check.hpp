@@ -12,12 +12,14 @@ namespace strata::ops {
 
 /// One call of an op: a span of time, and what the op demands of its arguments; a broken demand is
 /// Error(70) naming op and tensor. While spans are kept, its bytes are those of all tensors that it
-/// was checked for, each once, and on a device the op is waited for, so that the span is its time.
+/// was checked for, each once, and on a device the op is waited for, so that the span is its time
+/// (unless it is recorded: then nothing is done yet).
 class Check {
  public:
   Check(Exec& exec, const char* op) : exec_(exec), op_(op), span_(op, "op") {}
   ~Check() {
-    if (span_.is_kept() && !(exec_.device() == host_device) && std::uncaught_exceptions() == 0)
+    if (span_.is_kept() && exec_.device() != host_device && !is_recording() &&
+        std::uncaught_exceptions() == 0)
       exec_.backend().synchronize();
   }
   Check(const Check&) = delete;
@@ -72,6 +74,10 @@ class Check {
     if (!t || !(t.device == host_device) || t.dtype != DType::i64 || !(t.shape == shape))
       fail(Exit::internal, "{}: {} must be {} i64 on the host", op_, name, to_string(shape));
     return *this;
+  }
+  /// The same, on the host or on the device.
+  const Check& indices(const char* name, const Tensor& t, const Shape& shape) const {
+    return t.device == host_device ? counts(name, t, shape) : is(name, t, DType::i64, shape);
   }
   template <class... Args>
   const Check& that(bool condition, fmt::format_string<Args...> text, Args&&... args) const {

@@ -9,7 +9,7 @@ namespace strata {
 
 namespace {
 /// Recording is a state of the thread for CUDA, too: what it forbids is called without an Exec.
-thread_local bool is_recording = false;
+thread_local bool records = false;
 
 std::unique_ptr<Backend> make_backend(Device device, int threads) {
   switch (device.kind) {
@@ -83,14 +83,18 @@ std::unique_ptr<Recording> Exec::record(const std::function<void()>& body) {
   return backend_->record(body);
 }
 
+bool is_recording() {
+  return records;
+}
+
 void forbid_while_recording(const char* what) {
-  if (is_recording) fail(Exit::internal, "{} while ops are recorded", what);
+  if (records) fail(Exit::internal, "{} while ops are recorded", what);
 }
 
 void call_for_recording(const std::function<void()>& body) {
   struct Recorded {
-    Recorded() { is_recording = true; }
-    ~Recorded() { is_recording = false; }
+    Recorded() { records = true; }
+    ~Recorded() { records = false; }
   } const recorded;
   body();
 }

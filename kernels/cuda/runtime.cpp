@@ -53,7 +53,10 @@ bool CudaMoment::is_reached() const {
   forbid_while_recording("ask the device");
   use(device_);
   const cudaError_t status = cudaEventQuery(event_);
-  if (status == cudaErrorNotReady) return false;
+  if (status == cudaErrorNotReady) {
+    cudaGetLastError();  // no error: the next launch shall not report it
+    return false;
+  }
   STRATA_CUDA(status);
   return true;
 }
