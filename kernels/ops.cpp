@@ -300,21 +300,28 @@ void nhwc_to_nchw(Exec& exec, Tensor y, Tensor x) {
 // --- attention
 // ------------------------------------------------------------------------------------
 namespace {
+/// q_rows: whether queries may be nobody's where both offsets are one tensor.
 void check_attention(const Check& check, const char* op, const Tensor& q, const Tensor& k,
                      const Tensor& v, const Tensor& o, const Tensor& q_offsets,
-                     const Tensor& k_offsets, const AttentionParams& p) {
+                     const Tensor& k_offsets, const AttentionParams& p, Rows q_rows) {
   check.activation("q", q).rank("q", q, 3).rank("k", k, 3);
   check.is("k", k, q.dtype, {k.shape[0], k.shape[1], q.shape[2]});
   check.is("v", v, q.dtype, k.shape).is("o", o, q.dtype, q.shape);
   check.that(k.shape[1] > 0 && q.shape[1] % k.shape[1] == 0, "{} heads for {} key heads",
              q.shape[1], k.shape[1]);
-  check_offsets(op, "q_offsets", q_offsets, q.shape[0]);
   check.that(q_offsets.shape == k_offsets.shape, "offsets of different batches");
+  const bool one = q_rows == Rows::may_be_left && q_offsets.data == k_offsets.data;
+  if (one)
+    check.that(q.shape[0] == k.shape[0], "one tensor of offsets for {} queries and {} keys",
+               q.shape[0], k.shape[0]);
+  if (!one || q_offsets.device == host_device)
+    check_offsets(op, "q_offsets", q_offsets, q.shape[0], one ? q_rows : Rows::all_owned);
   if (k_offsets.device == host_device)
     return check_offsets(op, "k_offsets", k_offsets, k.shape[0], Rows::may_be_left);
   check.is("k_offsets", k_offsets, DType::i64, q_offsets.shape);
-  check.that(p.longest_keys > 0 && !p.causal && p.window < 0 && !p.relative_bias,
-             "k_offsets on the device need longest_keys, and no positions");
+  check.that(p.longest_keys > 0, "k_offsets on the device need longest_keys");
+  check.that(one || (!p.causal && p.window < 0 && !p.relative_bias),
+             "k_offsets on the device know no positions");
 }
 
 /// Scores and weighted sums of every query with every key of its sequence; 0 where the offsets are
@@ -339,14 +346,15 @@ void clear_nobodys(Exec& exec, const Tensor& rows, const Tensor& offsets) {
 void attention(Exec& exec, Tensor o, Tensor lse, Tensor q, Tensor k, Tensor v, Tensor q_offsets,
                Tensor k_offsets, AttentionParams p) {
   const Check check(exec, "attention");
-  check_attention(check, "attention", q, k, v, o, q_offsets, k_offsets, p);
+  check_attention(check, "attention", q, k, v, o, q_offsets, k_offsets, p, Rows::may_be_left);
   check.optional("lse", lse, DType::f32, {q.shape[0], q.shape[1]});
   if (const Tensor& bias = p.relative_bias) {
     check.rank("relative_bias", bias, 2).is("relative_bias", bias, DType::f32, bias.shape);
     check.that(bias.shape[0] == q.shape[1] && bias.shape[1] % 2 == 1,
                "relative_bias is {} for {} heads", to_string(bias.shape), q.shape[1]);
   }
-  const bool by_position = p.causal || p.window >= 0 || p.relative_bias;
+  const bool by_position =
+      (p.causal || p.window >= 0 || p.relative_bias) && q_offsets.data != k_offsets.data;
   for (std::int64_t i = 0; by_position && i + 1 < q_offsets.numel(); ++i) {
     const auto *q_at = q_offsets.as<std::int64_t>() + i, *k_at = k_offsets.as<std::int64_t>() + i;
     check.that(q_at[1] - q_at[0] <= k_at[1] - k_at[0], "sequence {} has more queries than keys", i);
@@ -359,7 +367,8 @@ void attention_backward(Exec& exec, Tensor dq, Tensor dk, Tensor dv, Tensor dout
                         Tensor k, Tensor v, Tensor o, Tensor lse, Tensor q_offsets,
                         Tensor k_offsets, AttentionParams p) {
   const Check check(exec, "attention_backward");
-  check_attention(check, "attention_backward", q, k, v, o, q_offsets, k_offsets, p);
+  check_attention(check, "attention_backward", q, k, v, o, q_offsets, k_offsets, p,
+                  Rows::all_owned);
   check.that(p.window < 0 && p.softcap == 0 && !p.relative_bias,
              "no gradient through a window, a softcap or a relative bias");
   check.is("dout", dout, q.dtype, q.shape).is("dq", dq, q.dtype, q.shape);
@@ -378,9 +387,9 @@ void rope(Exec& exec, Tensor x, Tensor positions, Tensor inv_freq) {
   check.activation("x", x).rank("x", x, 3);
   check.that(x.shape[2] % 2 == 0, "odd head width {}", x.shape[2]);
   check.is("inv_freq", inv_freq, DType::f32, {x.shape[2] / 2});
-  check.counts("positions", positions, {x.shape[0]});
+  check.indices("positions", positions, {x.shape[0]});
   const auto* at = positions.as<std::int64_t>();
-  for (std::int64_t t = 0; t < x.shape[0]; ++t)
+  for (std::int64_t t = 0; positions.device == host_device && t < x.shape[0]; ++t)
     check.that(at[t] >= 0, "row {} at position {}", t, at[t]);
   exec.backend().rope(exec, x, positions, inv_freq);
 }
@@ -436,7 +445,7 @@ void attention_paged(Exec& exec, Tensor o, Tensor q, Tensor keys, Tensor values,
 // --------------------------------------------------------------------
 void embedding(Exec& exec, Tensor y, Tensor table, Tensor ids) {
   const Check check(exec, "embedding");
-  check.rank("table", table, 2).counts("ids", ids, {ids.numel()});
+  check.rank("table", table, 2).indices("ids", ids, {ids.numel()});
   check.is("y", y, table.dtype, {ids.numel(), table.shape[1]});
   exec.backend().embedding(exec, y, table, ids);
 }

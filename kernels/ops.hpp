@@ -120,9 +120,9 @@ struct AttentionParams {
   std::int64_t longest_keys = 0;
 };
 /// Ragged softmax attention. q (Tq,N,D), k v (Tk,Nkv,D) with N a multiple of Nkv, o like q;
-/// q_offsets k_offsets (B+1) i64 on the host: sequence b owns rows [offsets[b], offsets[b+1]).
-/// k_offsets may lie on exec's device, without causal, window and bias, and may end before the last
-/// row: the rows behind are nobody's, their dk and dv are 0.
+/// q_offsets k_offsets (B+1) i64 on the host: sequence b owns rows [offsets[b], offsets[b+1]). On
+/// exec's device may lie k_offsets, without causal, window and bias, or one tensor that is both
+/// (forward). They may end before the last row: rows behind are nobody's, o stays, dk = dv = 0.
 /// Where positions matter (causal, window, bias) a sequence's queries are the last of the positions
 /// that its keys have. lse (Tq,N) f32 is what backward needs (absent: not kept). A sequence without
 /// keys gives o = 0. Backward knows no window, cap or bias and refuses them.
@@ -131,8 +131,8 @@ void attention(Exec&, Tensor o, Tensor lse, Tensor q, Tensor k, Tensor v, Tensor
 void attention_backward(Exec&, Tensor dq, Tensor dk, Tensor dv, Tensor dout, Tensor q, Tensor k,
                         Tensor v, Tensor o, Tensor lse, Tensor q_offsets, Tensor k_offsets,
                         AttentionParams);
-/// Rotary embedding in place on x (T,N,D), pairs (i, i + D/2), row t at positions[t] (T) i64 on the
-/// host. inv_freq (D/2) f32.
+/// Rotary embedding in place on x (T,N,D), pairs (i, i + D/2), row t at positions[t] (T) i64, on the
+/// host or on exec's device. inv_freq (D/2) f32.
 void rope(Exec&, Tensor x, Tensor positions, Tensor inv_freq);
 
 // Keys and values of texts that grow lie in pages of page_positions positions, P in all: keys
@@ -148,8 +148,8 @@ void attention_paged(Exec&, Tensor o, Tensor q, Tensor keys, Tensor values, Tens
                      Tensor lengths, AttentionParams);
 
 // --- embeddings ---------------------------------------------------------------------------------
-/// y (T,C) = table[ids], ids (T) i64 on the host; an id outside the table throws Error(65). Copies
-/// elements, so f16 may pass, too.
+/// y (T,C) = table[ids], ids (T) i64; one on the host outside the table throws Error(65), ids on
+/// exec's device were checked by who made them. Copies elements, so f16 may pass, too.
 void embedding(Exec&, Tensor y, Tensor table, Tensor ids);
 /// y (B,C) = [cos | sin] of t * exp(-ln(10000) i / (C/2)), t (B) f32 (diffusers: flip_sin_to_cos,
 /// freq_shift as given).

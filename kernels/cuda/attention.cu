@@ -116,7 +116,7 @@ void CudaBackend::attention(Exec& exec, Tensor o, Tensor lse, Tensor q, Tensor k
           route_attention(q, k, q_offsets, k_offsets, p, false, bool(lse), compute_capability_))
     return vendor_attention(exec, *route, o, lse, q, k, v, q_offsets, k_offsets);
   const tiles::Mask mask = mask_of(exec, q, k, q_offsets, k_offsets, p);
-  const std::int64_t longest = longest_sequence(q_offsets), batch = q_offsets.numel() - 1;
+  const std::int64_t longest = longest_sequence(q_offsets, p), batch = q_offsets.numel() - 1;
   with_type(q.dtype, [&](auto type) {
     using T = decltype(type);
     const auto run = [&](auto tile) {

@@ -188,9 +188,8 @@ void CudaBackend::attention_backward(Exec& exec, Tensor dq, Tensor dk, Tensor dv
 void CudaBackend::own_attention_backward(Exec& exec, const AttentionGradients& d, Tensor q,
                                          Tensor k, Tensor v, Tensor o, Tensor lse, Tensor q_offsets,
                                          Tensor k_offsets, const ops::AttentionParams& p) {
-  const bool on_host = k_offsets.device == host_device;
-  const std::int64_t longest_queries = longest_sequence(q_offsets);
-  const std::int64_t longest_keys = on_host ? longest_sequence(k_offsets) : p.longest_keys;
+  const std::int64_t longest_queries = longest_sequence(q_offsets, p);
+  const std::int64_t longest_keys = longest_sequence(k_offsets, p);
   const unsigned batch = grid_side(q_offsets.numel() - 1);
   const tiles::Mask mask = mask_of(exec, q, k, q_offsets, k_offsets, p);
   const std::int64_t rows = lse.numel();

@@ -11,12 +11,14 @@ std::int64_t bucketed(std::int64_t rows) {
 }
 
 bool same(const Tensor& a, const Tensor& b) {
+  if (a.data == b.data) return true;
   return std::equal(a.as<std::int64_t>(), a.as<std::int64_t>() + a.numel(), b.as<std::int64_t>());
 }
 
 }  // namespace
 
-std::int64_t longest_sequence(const Tensor& offsets) {
+std::int64_t longest_sequence(const Tensor& offsets, const ops::AttentionParams& p) {
+  if (!(offsets.device == host_device)) return p.longest_keys;
   const auto* at = offsets.as<std::int64_t>();
   std::int64_t longest = 0;
   for (std::int64_t b = 0; b + 1 < offsets.numel(); ++b)
@@ -26,6 +28,7 @@ std::int64_t longest_sequence(const Tensor& offsets) {
 }
 
 std::optional<std::int64_t> equal_rows(const Tensor& offsets) {
+  if (!(offsets.device == host_device)) return std::nullopt;
   const auto* at = offsets.as<std::int64_t>();
   for (std::int64_t b = 1; b + 1 < offsets.numel(); ++b)
     if (at[b + 1] - at[b] != at[1] - at[0]) return std::nullopt;
@@ -40,18 +43,19 @@ std::optional<AttentionShape> route_attention(const Tensor& q, const Tensor& k,
     return reinterpret_cast<std::uintptr_t>(t.data) % 16 == 0;
   };
   const std::int64_t width = q.shape[2];
-  const bool known = q.dtype == DType::bf16 && width % 8 == 0 && width <= 128 && p.window < 0 &&
-                     p.softcap == 0 && !p.relative_bias && aligned(q) && aligned(k);
+  const bool known = q.dtype == DType::bf16 && width % 8 == 0 && width <= 128 && p.softcap == 0 &&
+                     !p.relative_bias && aligned(q) && aligned(k);
   if (!known || q.numel() == 0 || k.numel() == 0) return std::nullopt;
-  const bool on_host = k_offsets.device == host_device;
+  // A window as long as the longest text hides nothing.
+  if (p.window >= 0 && p.window + 1 < longest_sequence(k_offsets, p)) return std::nullopt;
   if (p.causal && !same(q_offsets, k_offsets)) return std::nullopt;
   AttentionShape shape{.batch = q_offsets.numel() - 1,
                        .heads = q.shape[1],
                        .key_heads = k.shape[1],
                        .width = width,
-                       .queries = longest_sequence(q_offsets),
-                       .keys = on_host ? longest_sequence(k_offsets) : p.longest_keys,
-                       .ragged = !on_host || !equal_rows(q_offsets) || !equal_rows(k_offsets),
+                       .queries = longest_sequence(q_offsets, p),
+                       .keys = longest_sequence(k_offsets, p),
+                       .ragged = !equal_rows(q_offsets) || !equal_rows(k_offsets),
                        .causal = p.causal,
                        .scale = p.scale,
                        .backward = backward,

@@ -20,9 +20,9 @@ std::optional<AttentionShape> route_attention(const Tensor& q, const Tensor& k,
                                               const ops::AttentionParams& p, bool backward,
                                               bool keeps_lse, int compute_capability);
 
-/// Rows of the longest sequence; offsets on the host.
-std::int64_t longest_sequence(const Tensor& offsets);
-/// The rows that each sequence has, where all have as many; offsets on the host.
+/// Rows of the longest sequence; where the offsets lie on the device, p's bound of them.
+std::int64_t longest_sequence(const Tensor& offsets, const ops::AttentionParams& p);
+/// The rows that each sequence has, where all are known to have as many.
 std::optional<std::int64_t> equal_rows(const Tensor& offsets);
 
 }  // namespace strata::cuda

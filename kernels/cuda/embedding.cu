@@ -66,7 +66,7 @@ __global__ void __launch_bounds__(threads)
 void CudaBackend::embedding(Exec& exec, Tensor y, Tensor table, Tensor ids) {
   const std::int64_t vocabulary = table.shape[0], count = ids.numel();
   const auto* id = ids.as<std::int64_t>();
-  for (std::int64_t i = 0; i < count; ++i)
+  for (std::int64_t i = 0; ids.device == host_device && i < count; ++i)
     if (id[i] < 0 || id[i] >= vocabulary)
       fail(Exit::data, "token id {} at position {} is outside the table of {} rows", id[i], i,
            vocabulary);

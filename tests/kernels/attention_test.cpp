@@ -177,6 +177,35 @@ TEST_P(Attention, LengthsAndRowsOfNobody) {
   }
 }
 
+/// As an encoder's pass is recorded: one tensor of offsets, where only the device reads it, with
+/// texts without tokens behind the last, and rows behind those.
+TEST_P(Attention, TextsWhoseLengthsTheDeviceReads) {
+  std::vector<PositionCase> cases(std::begin(position_cases), std::end(position_cases));
+  for (const auto& c : attention_cases)
+    cases.push_back({c.q, c.k, c.heads, c.key_heads, c.width, c.causal, -1, 0, -1});
+  for (const auto& c : cases) {
+    if (c.q != c.k) continue;
+    SCOPED_TRACE(fmt::format("{} tokens width {} window {} softcap {} reach {}", c.q.back(),
+                             c.width, c.window, c.softcap, c.reach));
+    const std::int64_t tokens = c.q.back(), rows = tokens + 19;
+    const Shape q_shape{rows, c.heads, c.width}, k_shape{rows, c.key_heads, c.width};
+    const Tensor q = random(q_shape, 2), k = random(k_shape, 2), v = random(k_shape);
+    const Tensor o = blank(q_shape);
+    Offsets padded = c.q;
+    padded.insert(padded.end(), 3, tokens);
+    const Tensor texts = visible(counts(padded));
+    ops::AttentionParams p{
+        static_cast<float>(1 / std::sqrt(c.width)), c.causal, c.window, c.softcap, {}, 700};
+    if (c.reach >= 0) p.relative_bias = random(DType::f32, {c.heads, 2 * c.reach + 1}, 3);
+    run({o}, [&](Exec& exec) { ops::attention(exec, o, {}, q, k, v, texts, texts, p); });
+    const auto own = [&](const Tensor& t) { return values(t.rows(0, tokens)); };
+    const auto want = reference::attention(own(q), own(k), own(v), c.q, c.q, p);
+    expect_close("o", o.rows(0, tokens), want.o, {type(), 16 * (c.width + tokens)},
+                 of_rounding(want.o_noise));
+    for (const double value : values(o.rows(tokens, rows)).data) ASSERT_TRUE(std::isnan(value));
+  }
+}
+
 TEST_P(Attention, LargeScoresDoNotOverflow) {
   const Tensor q = random({40, 1, 64}, 30), k = random({50, 1, 64}, 30), v = random({50, 1, 64});
   const Tensor o = blank({40, 1, 64});
@@ -202,7 +231,13 @@ TEST_P(Attention, Rope) {
   for (const auto& at : {texts, {70, 3, 3, 76}}) {  // more tokens than positions, and fewer
     const Tensor x = random({static_cast<std::int64_t>(at.size()), 3, 10});
     const Array want = reference::rope(values(x), at, values(inv_freq));
-    run({x}, [&](Exec& exec) { ops::rope(exec, x, integers(at), inv_freq); });
+    const Tensor there = visible(counts(at)), y = allocate(type(), x.shape);
+    std::copy_n(x.data, x.bytes(), y.data);
+    run({x, y}, [&](Exec& exec) {
+      ops::rope(exec, x, integers(at), inv_freq);
+      ops::rope(exec, y, there, inv_freq);
+    });
+    EXPECT_EQ(values(x).data, values(y).data) << "positions on the device";
     // The angle, up to 77, is rounded once in f32: 77 u absolute.
     expect_close("x", x, want, {type(), 77 * 77 / 64 + 2});
   }

@@ -147,6 +147,29 @@ TEST_F(Route, LengthsOnTheDeviceAreBoundedByTheLongest) {
   EXPECT_EQ(r->keys, 128);
 }
 
+TEST_F(Route, OneTensorOfOffsetsOnTheDeviceMayBeCausal) {
+  p.longest_keys = 77;
+  p.causal = true;
+  const Device device{DeviceKind::cuda, 0};
+  std::byte* somewhere = reinterpret_cast<std::byte*>(0x1000);  // the host cannot read there
+  const Tensor q{somewhere, dtype, device, {512, heads, width}};
+  const Tensor counts{somewhere, DType::i64, device, {65}};
+  const auto r = route_attention(q, q, counts, counts, p, false, false, 80);
+  ASSERT_TRUE(r);
+  EXPECT_TRUE(r->ragged && r->causal);
+  EXPECT_EQ(r->batch, 64);
+  EXPECT_EQ(r->queries, 128);
+  EXPECT_EQ(r->keys, 128);
+}
+
+TEST_F(Route, OnlyAWindowThatHidesSomethingIsOurs) {
+  p.causal = true;
+  p.window = 99;
+  EXPECT_TRUE(route({0, 100, 150}, {0, 100, 150}));
+  p.window = 98;
+  EXPECT_FALSE(route({0, 100, 150}, {0, 100, 150}));
+}
+
 TEST(Sequences, AreCountedInElements) {
   const AttentionShape shape{.batch = 3, .heads = 5, .key_heads = 1, .width = 64};
   const Offsets k_at{0, 77, 77, 80}, q_at{0, 256, 512, 768};

@@ -13,7 +13,12 @@ STRATA_INSTANTIATE(Training);
 TEST_P(Training, Embedding) {
   const Tensor table = random({11, 7}), y = blank({4, 7});
   const std::vector<std::int64_t> ids{3, 0, 10, 3};
-  run({y}, [&](Exec& exec) { ops::embedding(exec, y, table, integers(ids)); });
+  const Tensor z = blank({4, 7}), there = visible(counts(ids));
+  run({y, z}, [&](Exec& exec) {
+    ops::embedding(exec, y, table, integers(ids));
+    ops::embedding(exec, z, table, there);
+  });
+  EXPECT_EQ(values(y).data, values(z).data) << "ids on the device";
   for (std::size_t i = 0; i < ids.size(); ++i)
     for (std::int64_t c = 0; c < 7; ++c)
       EXPECT_EQ(values(y)[static_cast<std::int64_t>(i) * 7 + c], values(table)[ids[i] * 7 + c]);
