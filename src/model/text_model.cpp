@@ -111,6 +111,14 @@ std::int64_t whole_blocks(std::int64_t rows, std::int64_t block) {
   return (rows + block - 1) / block * block;
 }
 
+/// counts (T) i64 followed by zeros up to `rows`, in `own` where there are any.
+Tensor padded(Tensor counts, std::int64_t rows, Buffer& own) {
+  if (counts.numel() == rows) return counts;
+  own = Buffer::zeros(DType::i64, {rows});
+  std::memcpy(own.tensor().data, counts.data, counts.bytes());
+  return own;
+}
+
 }  // namespace
 
 void TextModel::normalise(Exec& exec, Tensor y, Tensor x, const Norm& norm) const {
@@ -126,19 +134,27 @@ void TextModel::linear(Exec& exec, Tensor y, Tensor x, const Linear& linear,
   ops::linear(exec, y, x, linear.weight, linear.bias, block);
 }
 
-/// residual (rows, width) += the learned position of each token in its sequence.
-void TextModel::add_positions(Exec& exec, Tensor residual, const Batch& batch) const {
-  const auto* at = batch.of.positions.as<std::int64_t>();
-  const Buffer places = Buffer::zeros(DType::i64, {batch.rows});
-  for (std::int64_t i = 0; i < batch.tokens; ++i) {
-    if (at[i] >= config_.positions)
+Buffer TextModel::positions_of(const TokenBatch& texts) const {
+  const auto* at = texts.offsets.as<std::int64_t>();
+  const std::int64_t count = texts.offsets.numel() - 1;
+  STRATA_CHECK(at[count] == texts.ids.numel());
+  Buffer positions(DType::i64, texts.ids.shape);
+  auto* places = positions.as<std::int64_t>();
+  for (std::int64_t b = 0; b < count; ++b) {
+    if (config_.positions > 0 && at[b + 1] - at[b] > config_.positions)
       fail(Exit::data, "a text of more than {} tokens: the model has positions for no more",
            config_.positions);
-    places.as<std::int64_t>()[i] = at[i];
+    std::iota(places + at[b], places + at[b + 1], 0);
   }
+  return positions;
+}
+
+/// residual (rows, width) += the learned position of each token in its sequence.
+void TextModel::add_positions(Exec& exec, Tensor residual, const Batch& batch) const {
   const ArenaScope scope(exec.arena);
   const Tensor positions = exec.empty(compute_, residual.shape);
-  ops::embedding(exec, positions, positions_, places);
+  Buffer places;
+  ops::embedding(exec, positions, positions_, padded(batch.of.positions, batch.rows, places));
   ops::add(exec, residual, residual, positions);
 }
 
@@ -146,14 +162,14 @@ void TextModel::add_positions(Exec& exec, Tensor residual, const Batch& batch) c
 Tensor TextModel::embed(Exec& exec, const Batch& batch) const {
   const Shape shape{batch.rows, config_.width};
   const Tensor residual = exec.empty(compute_, shape);
-  const Buffer padded = Buffer::zeros(DType::i64, {batch.rows});
-  std::memcpy(padded.tensor().data, batch.of.ids.data, batch.of.ids.bytes());
+  Buffer own;
+  const Tensor ids = padded(batch.of.ids, batch.rows, own);
   if (embedding_.dtype == compute_) {
-    ops::embedding(exec, residual, embedding_, padded);
+    ops::embedding(exec, residual, embedding_, ids);
   } else {
     const ArenaScope scope(exec.arena);
     const Tensor stored = exec.empty(embedding_.dtype, shape);
-    ops::embedding(exec, stored, embedding_, padded);
+    ops::embedding(exec, stored, embedding_, ids);
     ops::cast(exec, residual, stored);
   }
   if (config_.scaled_embedding) {
@@ -247,20 +263,27 @@ void TextModel::forward(Exec& exec, std::span<const TokenBatch> texts, bool caus
   std::vector<Buffer> positions;
   std::vector<Rows> rows;
   for (const TokenBatch& text : texts) {
-    const Tensor offsets = text.offsets;
-    const auto* at = offsets.as<std::int64_t>();
-    STRATA_CHECK(at[offsets.numel() - 1] == text.ids.numel());
-    auto* places = positions.emplace_back(DType::i64, text.ids.shape).as<std::int64_t>();
-    for (std::int64_t b = 0; b + 1 < offsets.numel(); ++b)
-      std::iota(places + at[b], places + at[b + 1], 0);
-    rows.push_back({text.ids, positions.back(),
-                    [&exec, this, offsets, causal](std::int64_t layer, Tensor o, Tensor q, Tensor k,
-                                                   Tensor v) {
+    rows.push_back({text.ids, positions.emplace_back(positions_of(text)),
+                    [&exec, this, offsets = text.offsets, causal](std::int64_t layer, Tensor o,
+                                                                  Tensor q, Tensor k, Tensor v) {
                       ops::attention(exec, o, {}, q, k, v, offsets, offsets,
                                      attention_params(layer, causal));
                     }});
   }
   run(exec, rows, ops::packed_rows, state);
+}
+
+void TextModel::forward(Exec& exec, const PaddedTokens& texts, bool causal,
+                        const TakeState& state) const {
+  const auto attend = [&](std::int64_t layer, Tensor o, Tensor q, Tensor k, Tensor v) {
+    ops::fill(exec, o, 0.0f);  // rows behind the texts
+    ops::AttentionParams params = attention_params(layer, causal);
+    params.longest_keys = texts.longest;
+    ops::attention(exec, o, {}, q, k, v, texts.offsets, texts.offsets, params);
+  };
+  const Rows rows{texts.ids, texts.positions, attend};
+  run(exec, std::span(&rows, 1), ops::packed_rows,
+      [&](std::size_t, std::int64_t k, Tensor hidden) { state(k, hidden); });
 }
 
 void TextModel::run(Exec& exec, std::span<const Rows> all, std::int64_t block,

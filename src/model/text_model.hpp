@@ -18,6 +18,14 @@ struct TokenBatch {
   Tensor ids, offsets;
 };
 
+/// Texts whose tokens lie on exec's device and end before the last row: a pass over them reads
+/// nothing of the host. R is a multiple of ops::packed_rows.
+struct PaddedTokens {
+  Tensor ids, positions;  // (R) i64, of rows behind the texts 0
+  Tensor offsets;         // (B+1) i64
+  std::int64_t longest;   // no text has more tokens
+};
+
 class TextModel {
  public:
   /// dir holds config.json and the weights (one file or shards). compute: f32 or bf16, into which
@@ -50,11 +58,18 @@ class TextModel {
   /// once. The residual streams of all batches (T, width) are held meanwhile.
   void forward(Exec&, std::span<const TokenBatch>, bool causal, const TakeBatchState&) const;
 
+  /// The states (R, width) of texts as they lie on the device, with the same bits.
+  void forward(Exec&, const PaddedTokens&, bool causal, const TakeState&) const;
+
+  /// (T) i64 on the host: where each token stands in its text. Error(65) for a text longer than the
+  /// model has positions for.
+  Buffer positions_of(const TokenBatch& texts) const;
+
   /// Fills o (T,heads,D) from q like it and k v (T,kv_heads,D) of one layer's pass, to whose q and
   /// k rotary positions are applied. Valid during the call only.
   using Attend = std::function<void(std::int64_t layer, Tensor o, Tensor q, Tensor k, Tensor v)>;
-  /// T rows of whatever texts: ids and positions (T) i64 on the host; what a row attends to is the
-  /// caller's.
+  /// T rows of whatever texts: ids and positions (T) i64 on the host, or in whole blocks on exec's
+  /// device; what a row attends to is the caller's.
   struct Rows {
     Tensor ids, positions;
     Attend attend;

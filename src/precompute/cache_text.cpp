@@ -14,6 +14,7 @@
 #include "data/index.hpp"
 #include "precompute/shared_build.hpp"
 #include "text/batch_order.hpp"
+#include "text/padded_passes.hpp"
 
 namespace strata {
 
@@ -152,6 +153,34 @@ struct CaptionRange {
   std::int64_t first, last;
 };
 
+/// Padded passes for one list of strategies, made anew where a shard needs others: of a killed run
+/// not every cache lacks it. None on the host, whose ops cost no call, and none of a model that
+/// reads its layers from disk.
+class PassesOfJob {
+ public:
+  PassesOfJob(const TextCacheOptions& options, const TextEncoder& encoder, Exec& exec)
+      : options_(options), encoder_(encoder), exec_(exec) {}
+
+  PaddedPasses* of(const EncodeOptions& wanted) {
+    if (exec_.device() == host_device || options_.stream) return nullptr;
+    if (!passes_ || strategies_ != wanted.strategies) {
+      strategies_ = wanted.strategies;
+      passes_.reset();
+      passes_.emplace(exec_, encoder_.model(), encoder_.is_causal(wanted.attention), wanted,
+                      static_cast<std::int64_t>(encoder_.max_tokens(wanted.max_tokens)),
+                      options_.graph);
+    }
+    return &*passes_;
+  }
+
+ private:
+  const TextCacheOptions& options_;
+  const TextEncoder& encoder_;
+  Exec& exec_;
+  std::vector<std::string> strategies_;
+  std::optional<PaddedPasses> passes_;
+};
+
 /// Everything that building a shard needs.
 struct TextJob {
   const TextCacheOptions& options;
@@ -159,6 +188,7 @@ struct TextJob {
   const Index& index;
   int ranks;
   Exec& exec;
+  PassesOfJob& passes;
   Ledger& ledger;
 
   void build(std::int64_t shard, std::span<CacheBuilder* const> unfinished,
@@ -211,6 +241,7 @@ void TextJob::build(std::int64_t shard, std::span<CacheBuilder* const> unfinishe
       writers.push_back(builder->begin_shard(shard, tokens.samples, tokens.counts));
     });
   }
+  wanted.padded = passes.of(wanted);
   const auto encode = [&](Exec& exec, CaptionRange batch) {
     const std::int64_t begin = tokens.offsets[batch.first], end = tokens.offsets[batch.last];
     std::vector<std::int64_t> local(tokens.offsets.begin() + batch.first,
@@ -256,7 +287,8 @@ bool cache_text(const TextCacheOptions& options, Communicator& communicator) {
                           make_plan(options, encoder, index, strategy, hash));
   }
   Ledger ledger;
-  const TextJob job{options, encoder, index, communicator.size(), exec, ledger};
+  PassesOfJob passes(options, encoder, exec);
+  const TextJob job{options, encoder, index, communicator.size(), exec, passes, ledger};
   const bool built =
       build_shared(communicator, {builders, options.overwrite, "cache text", "captions"},
                    [&](std::int64_t shard, std::span<CacheBuilder* const> unfinished,

@@ -22,6 +22,7 @@ struct TextCacheOptions {
   CacheDType dtype = CacheDType::bfloat16;
   DType compute = DType::f32;
   Device device{};                  // of the encoder
+  bool graph = true;                // its passes on a device are recorded and played
   std::int64_t rows_per_shard = 0;  // 0: default_rows_per_shard
   bool overwrite = false;
   /// No layer of the model stays in memory: each is read from the files when its turn comes, once

@@ -5,15 +5,15 @@
 namespace strata {
 
 HiddenStates::HiddenStates(const TextModel& model, std::int64_t tokens, std::int64_t captions,
-                           const EncodeOptions& options)
+                           const EncodeOptions& options, Device where)
     : model_(model), layer_count_(model.config().layers), width_(model.config().width) {
   for (const std::string& name : options.strategies) {
     strategies_.push_back(Strategy::parse(name));
     if (strategies_.back().kind == Strategy::Kind::layer) strategies_.back().state_of(layer_count_);
-    hidden.emplace_back(DType::f32, Shape{tokens, width_});
+    hidden.emplace_back(DType::f32, Shape{tokens, width_}, where);
   }
   if (options.pooled) pooled = Buffer::zeros(DType::f32, {captions, model.pooled_width()});
-  if (options.all_layers) layers = Buffer(DType::f32, {layer_count_ + 1, tokens, width_});
+  if (options.all_layers) layers = Buffer(DType::f32, {layer_count_ + 1, tokens, width_}, where);
 }
 
 void HiddenStates::add_batch(Exec& exec, std::int64_t first_token, std::int64_t first_caption,
@@ -23,14 +23,14 @@ void HiddenStates::add_batch(Exec& exec, std::int64_t first_token, std::int64_t 
     batch.sums.emplace_back();
     if (strategies_[s].kind == Strategy::Kind::layer) continue;
     const Tensor rows = hidden[s].tensor().rows(batch.begin, batch.end);
-    batch.sums[s] = exec.device() == host_device ? rows : exec.empty(DType::f32, rows.shape);
+    batch.sums[s] = rows.device == exec.device() ? rows : exec.empty(DType::f32, rows.shape);
     ops::fill(exec, batch.sums[s], 0.0f);
   }
   batches_.push_back(std::move(batch));
 }
 
 void HiddenStates::store(Exec& exec, Tensor to, Tensor state) const {
-  if (exec.device() == host_device) return ops::cast(exec, to, state);
+  if (to.device == exec.device()) return ops::cast(exec, to, state);
   const ArenaScope scope(exec.arena);
   Tensor wide = state;
   if (state.dtype != DType::f32) {
@@ -69,8 +69,8 @@ void HiddenStates::finish_sums(Exec& exec, const Batch& batch) const {
     const Tensor sum = batch.sums[s];
     if (!sum) continue;
     ops::scale(exec, sum, sum, 1.0f / static_cast<float>(layer_count_ + 1));
-    if (exec.device() != host_device)
-      store(exec, hidden[s].tensor().rows(batch.begin, batch.end), sum);
+    const Tensor rows = hidden[s].tensor().rows(batch.begin, batch.end);
+    if (rows.device != exec.device()) store(exec, rows, sum);
   }
 }
 

@@ -11,16 +11,17 @@ namespace strata {
 /// than its sums.
 class HiddenStates {
  public:
-  /// Room for all tokens of all captions; a strategy that the model does not have is Error(64). The
-  /// model outlives this object.
+  /// Room on `where` for all tokens of all captions; a strategy that the model does not have is
+  /// Error(64). Where that is exec's device, states are taken by ops alone; pooled states are for
+  /// the host. The model outlives this object.
   HiddenStates(const TextModel& model, std::int64_t tokens, std::int64_t captions,
-               const EncodeOptions& options);
+               const EncodeOptions& options, Device where = host_device);
 
   /// The batches of the next pass; those of the pass before are forgotten.
   void begin_pass() { batches_.clear(); }
   /// One more batch of the pass: tokens from `first_token` and captions from `first_caption` on.
-  /// The caller keeps its ids and offsets. Off the host its sums live in the arena until the
-  /// caller's scope ends.
+  /// The caller keeps its ids and offsets. Where the room is elsewhere than exec's device, its sums
+  /// live in the arena until the caller's scope ends.
   void add_batch(Exec& exec, std::int64_t first_token, std::int64_t first_caption,
                  const TokenBatch& texts);
   /// Hidden state k (tokens, width) of a batch; k = 0..layers in order.
@@ -37,7 +38,7 @@ class HiddenStates {
     std::vector<Tensor> sums;  // of the averages, f32 on the device; absent for the others
   };
 
-  /// A state on the device into `to` (host, f32).
+  /// A state on the device into `to` (f32), there or on the host.
   void store(Exec& exec, Tensor to, Tensor state) const;
   void finish_sums(Exec& exec, const Batch& batch) const;
 

@@ -7,6 +7,7 @@
 #include "core/log.hpp"
 #include "model/weights.hpp"
 #include "text/hidden_states.hpp"
+#include "text/padded_passes.hpp"
 
 namespace strata {
 
@@ -81,6 +82,20 @@ TokenBatch batch_of(const Encoded& out, std::int64_t first, std::int64_t last,
   return {out.ids.tensor().rows(at[first], at[last]), view_of(local.data(), {last - first + 1})};
 }
 
+/// Whether the padded passes hold the batch of captions from `caption`, whose tokens begin at
+/// `token`: then its states are in their places.
+bool encode_padded(PaddedPasses* padded, const TokenBatch& texts, std::int64_t token,
+                   std::int64_t caption, const HiddenStates& states) {
+  if (!padded || !padded->hold(texts)) return false;
+  std::vector<Tensor> hidden;
+  for (const Buffer& all : states.hidden)
+    hidden.push_back(all.tensor().rows(token, token + texts.ids.numel()));
+  const Tensor pooled = states.pooled;
+  padded->run(texts, hidden,
+              pooled ? pooled.rows(caption, caption + texts.offsets.numel() - 1) : pooled);
+  return true;
+}
+
 }  // namespace
 
 Encoded encode_ids(Exec& exec, const TextModel& model, std::span<const std::int32_t> ids,
@@ -105,14 +120,17 @@ Encoded encode_ids(Exec& exec, const TextModel& model, std::span<const std::int3
       const std::int64_t begin = first;
       first = end_of_batch(offsets, begin, options.batch_tokens);
       if (offsets[begin] == offsets[first]) continue;
-      pass.push_back(batch_of(out, begin, first, local.emplace_back()));
+      const TokenBatch batch = batch_of(out, begin, first, local.emplace_back());
+      if (encode_padded(options.padded, batch, offsets[begin], begin, states)) continue;
+      pass.push_back(batch);
       states.add_batch(exec, offsets[begin], begin, pass.back());
     } while (model.streaming() && first < count);
-    model.forward(exec, pass, causal, [&](std::size_t batch, std::int64_t k, Tensor hidden) {
-      states.take(exec, batch, k, hidden);
-      if (model.streaming() && batch + 1 == pass.size() && options.after_state)
-        options.after_state(k);
-    });
+    if (!pass.empty())
+      model.forward(exec, pass, causal, [&](std::size_t batch, std::int64_t k, Tensor hidden) {
+        states.take(exec, batch, k, hidden);
+        if (model.streaming() && batch + 1 == pass.size() && options.after_state)
+          options.after_state(k);
+      });
   }
   out.hidden = std::move(states.hidden);
   out.pooled = std::move(states.pooled);

@@ -16,6 +16,8 @@
 
 namespace strata {
 
+class PaddedPasses;
+
 struct EncodeOptions {
   std::vector<std::string> strategies{"last"};
   bool pooled = false;      // also one state a caption: TextModel::pool
@@ -25,6 +27,8 @@ struct EncodeOptions {
   std::int64_t batch_tokens = strata::batch_tokens;
   /// Called by a streaming model, whose passes are long, when all captions have hidden state k.
   std::function<void(std::int64_t k)> after_state;
+  /// Of the same exec, model and options: batches go through them where they hold them.
+  PaddedPasses* padded = nullptr;
 };
 
 /// n captions laid end to end, T tokens in all; a caption without ids owns an empty range.

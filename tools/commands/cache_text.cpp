@@ -29,6 +29,7 @@ int cache_text(const Arguments& arguments, Communicator& world) {
       "precision", po::value<std::string>()->default_value("fp32"),
       "of the computation: fp32 or bf16")("device", po::value<std::string>()->default_value("host"),
                                           "host or cuda: one GPU a rank")(
+      "no-graph", toggle(), "on a GPU call every op, play no CUDA graph")(
       "rows-per-shard", po::value<std::int64_t>()->default_value(0), "0: chosen from the sizes")(
       "overwrite", toggle(), "replace caches that were made with other settings")(
       "stream", toggle(),
@@ -53,6 +54,7 @@ int cache_text(const Arguments& arguments, Communicator& world) {
   wanted.dtype = parse_cache_dtype(options.text("dtype"));
   wanted.compute = eval_precision(options);
   wanted.device = eval_device(options, world.local_rank(), world.local_size());
+  wanted.graph = !options.flag("no-graph");
   wanted.rows_per_shard = options.get<std::int64_t>("rows-per-shard");
   wanted.overwrite = options.flag("overwrite");
   wanted.stream = options.flag("stream");
