@@ -83,6 +83,7 @@ class Bench {
             {"product_TFLOP/s", flops_peak_ * 1e-12},
             {"cases", cases_}};
   }
+  bool has_failed() const { return has_failed_; }
 
  private:
   double best(const std::function<void(Exec&)>& op) {
@@ -114,11 +115,16 @@ class Bench {
   void add(const std::string& name, double work, const char* unit, double factor, const char* share,
            double peak, const std::function<void(Exec&)>& op) {
     if (name.find(filter_) == std::string::npos) return;
-    const double seconds = best(op);
-    cases_.push_back({{"name", name},
-                      {"us", seconds * 1e6},
-                      {unit, work / seconds * factor},
-                      {share, work / seconds / peak}});
+    try {
+      const double seconds = best(op);
+      cases_.push_back({{"name", name},
+                        {"us", seconds * 1e6},
+                        {unit, work / seconds * factor},
+                        {share, work / seconds / peak}});
+    } catch (const Error& error) {  // the others are measured all the same
+      cases_.push_back({{"name", name}, {"error", error.what()}});
+      has_failed_ = true;
+    }
   }
 
   std::string filter_;
@@ -128,6 +134,7 @@ class Bench {
   double bytes_peak_ = 0, flops_peak_ = 0;
   std::uint64_t count_ = 0;
   nlohmann::json cases_ = nlohmann::json::array();
+  bool has_failed_ = false;
 };
 
 struct Level {
@@ -255,7 +262,7 @@ int run(std::string_view filter) {
   }
   optimizer(bench);
   fmt::print("{}\n", bench.report().dump(1));
-  return 0;
+  return bench.has_failed() ? 1 : 0;
 }
 
 }  // namespace

@@ -1,11 +1,16 @@
 // Whole work on a GPU as one JSON document, what perf/peers/gpu.py does in PyTorch:
-//   gpu_step_bench U-NET [FILTER]     U-NET: configs/models/sd2-unet/config.json
-// Training steps of the U-Net (passes, norm, AdamW) and its evaluations while sampling, played from
-// recordings; one layer of a 7B text model, said for 32 of them. Weights are random. Times are of
-// the clock, over several steps between two waits for the device. With each training step: bytes
-// that the arena took, and what the dry run says of them.
+//   gpu_step_bench U-NET [FILTER [SECONDS]]     U-NET: configs/models/sd2-unet/config.json
+// Cases whose name holds FILTER; none begins after so many SECONDS. One that fails (exit 1), or
+// does not fit on the device, says why in its place, and the others are measured. Training steps of
+// the U-Net (passes, norm, AdamW) and its evaluations while sampling, played from recordings; one
+// layer of a 7B text model, said for 32 of them. Weights are random. Times are of the clock, over
+// several steps between two waits for the device. With each training step: bytes that the arena
+// took, and what the dry run says of them.
 
+#include <chrono>
 #include <cmath>
+#include <cstdlib>
+#include <limits>
 #include <nlohmann/json.hpp>
 
 #include "perf/step/step_bench.hpp"
@@ -19,28 +24,55 @@ constexpr std::int64_t tokens = 77;
 
 class Cases {
  public:
-  explicit Cases(std::string filter) : filter_(std::move(filter)) {}
+  Cases(std::string filter, double seconds) : filter_(std::move(filter)), seconds_(seconds) {}
   template <class F>
   void add(const std::string& name, F measure) {
     if (name.find(filter_) == std::string::npos) return;
-    nlohmann::json result = measure();
-    result["name"] = name;
+    nlohmann::json result{{"name", name}};
+    if (since_start() > seconds_) {
+      result["skipped"] = "the time is over";
+    } else {
+      try {
+        result.update(measure());
+      } catch (const Error& error) {
+        if (error.code() == Exit::unavailable) throw;
+        const std::string_view why = error.what();
+        const bool too_large = why.starts_with("out of device memory");
+        result[too_large ? "skipped" : "error"] = why;
+        has_failed_ = has_failed_ || !too_large;
+      }
+    }
     cases_.push_back(std::move(result));
   }
   const nlohmann::json& all() const { return cases_; }
+  bool has_failed() const { return has_failed_; }
 
  private:
+  using Clock = std::chrono::steady_clock;
+  double since_start() const {
+    return std::chrono::duration<double>(Clock::now() - start_).count();
+  }
+
   std::string filter_;
+  double seconds_;
+  Clock::time_point start_ = Clock::now();
+  bool has_failed_ = false;
   nlohmann::json cases_ = nlohmann::json::array();
 };
 
-nlohmann::json train(const UNet& unet, std::int64_t side, std::int64_t samples, bool graphs) {
+struct Network {
+  UNet unet;
+  Buffer weights;  // drawn once for all cases
+};
+
+nlohmann::json train(const Network& of, std::int64_t side, std::int64_t samples, bool graphs) {
+  const UNet& unet = of.unet;
   Exec exec(cuda_device());
   exec.measure_choices("");
   const auto alone = local_communicator();
   const auto device = connect_devices(*alone, exec.device());
   const WorkShape shape{.samples = samples, .side = side, .tokens = tokens};
-  RandomTraining training(exec, *device, unet, shape, {.compute = shape.dtype}, graphs);
+  RandomTraining training(exec, *device, unet, of.weights, shape, {.compute = shape.dtype}, graphs);
   const double seconds = seconds_in_a_row(exec, 4, samples > 1 ? 10 : 40, [&] { training.step(); });
   const Flops flops = unet.flops(side, side, tokens);
   const auto images = static_cast<double>(samples) / seconds;
@@ -55,11 +87,11 @@ nlohmann::json train(const UNet& unet, std::int64_t side, std::int64_t samples, 
 }
 
 /// One evaluation of the network: batch 1 with guidance has two rows, one of them without text.
-nlohmann::json sample(const UNet& unet, std::int64_t side, std::int64_t rows) {
+nlohmann::json sample(const Network& of, std::int64_t side, std::int64_t rows) {
   Exec exec(cuda_device());
   exec.measure_choices("");
-  RandomEvaluation evaluation(exec, unet, {.samples = rows, .side = side, .tokens = tokens},
-                              rows / 2);
+  RandomEvaluation evaluation(exec, of.unet, of.weights,
+                              {.samples = rows, .side = side, .tokens = tokens}, rows / 2);
   const double seconds = seconds_in_a_row(exec, 4, 50, [&] { evaluation.evaluate(); });
   return {{"ms", seconds * 1e3},
           {"iterations_per_s", 1 / seconds},
@@ -84,23 +116,26 @@ nlohmann::json encode() {
   return {{"ms", seconds * 1e3}, {"tokens_per_s_of_32_layers", rate / 32}};
 }
 
-int run(const std::string& config, const std::string& filter) {
-  Cases cases(filter);
-  const UNet unet(UNetConfig::from_json_file(config));
-  for (const std::int64_t side : {32, 64})
-    for (const std::int64_t batch : {64, 32, 1}) {
+/// What most is asked for comes first: choosing engines for a new shape takes seconds.
+int run(const std::string& config, const std::string& filter, double seconds) {
+  Cases cases(filter, seconds);
+  UNet unet(UNetConfig::from_json_file(config));
+  Buffer weights = random_weights(unet);
+  const Network network{std::move(unet), std::move(weights)};
+  cases.add("encode 7B", [] { return encode(); });
+  for (const std::int64_t side : {32, 64}) {
+    for (const std::int64_t batch : {64, 1, 32}) {
       const std::string name = fmt::format("train {}x{} batch {}", side, side, batch);
-      cases.add(name, [&] { return train(unet, side, batch, true); });
+      cases.add(name, [&] { return train(network, side, batch, true); });
       if (batch == 1)
-        cases.add(name + " without graphs", [&] { return train(unet, side, batch, false); });
+        cases.add(name + " without graphs", [&] { return train(network, side, batch, false); });
     }
-  for (const std::int64_t side : {32, 64})
     for (const std::int64_t rows : {2, 32})
       cases.add(fmt::format("sample {}x{} rows {}", side, side, rows),
-                [&] { return sample(unet, side, rows); });
-  cases.add("encode 7B", [] { return encode(); });
+                [&] { return sample(network, side, rows); });
+  }
   fmt::print("{}\n", cases.all().dump(1));
-  return 0;
+  return cases.has_failed() ? 1 : 0;
 }
 
 }  // namespace
@@ -112,7 +147,8 @@ int main(int argc, char** argv) {
     return 64;
   }
   try {
-    return strata::run(argv[1], argc > 2 ? argv[2] : "");
+    const double forever = std::numeric_limits<double>::infinity();
+    return strata::run(argv[1], argc > 2 ? argv[2] : "", argc > 3 ? std::atof(argv[3]) : forever);
   } catch (const strata::Error& error) {
     fmt::print(stderr, "gpu_step_bench: error: {}\n", error.what());
     return static_cast<int>(error.code());

@@ -138,10 +138,15 @@ def main():
     import torch
     if not torch.cuda.is_available():
         sys.exit("gpu.py: error: PyTorch sees no GPU")
-    ours = json.loads(subprocess.run([arguments.ours, arguments.config, arguments.filter],
-                                     check=True, stdout=subprocess.PIPE).stdout)
+    ran = subprocess.run([arguments.ours, arguments.config, arguments.filter], stdout=subprocess.PIPE)
+    if ran.returncode not in (0, 1):  # 1: some cases failed, and say why
+        sys.exit(f"gpu.py: error: {arguments.ours}: exit {ran.returncode}")
+    ours = json.loads(ran.stdout)
     report = {"gpu": torch.cuda.get_device_name(), "torch": torch.__version__, "cases": []}
     for case in ours:
+        if "error" in case or "skipped" in case:
+            report["cases"].append(case)
+            continue
         figure, variants = peers_of(case["name"], arguments)
         entry = {"name": case["name"], "unit": figure, "ours": case[figure], "pytorch": {}}
         for variant, measure in variants.items():

@@ -67,14 +67,14 @@ nlohmann::json measure(const Options& options, Exec& exec, Communicator& world, 
   const Flops flops = unet.flops(options.side, options.side, options.tokens);
   nlohmann::json result;
   if (options.forward_only) {
-    RandomEvaluation evaluation(exec, unet, shape, 0);
+    RandomEvaluation evaluation(exec, unet, random_weights(unet), shape, 0);
     result["seconds"] = seconds_of([&] { evaluation.evaluate(); });
     result["FLOPs"] = flops.forward;
     return result;
   }
   const auto between = connect_devices(world, exec.device());
-  RandomTraining training(exec, between ? *between : world, unet, shape, {.compute = shape.dtype},
-                          true);
+  RandomTraining training(exec, between ? *between : world, unet, random_weights(unet), shape,
+                          {.compute = shape.dtype}, true);
   result["seconds"] = seconds_of([&] { training.step(); });
   result["FLOPs"] = flops.forward + flops.backward;
   const Zero2Memory memory = training.zero().memory();

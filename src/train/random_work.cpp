@@ -1,5 +1,6 @@
 #include "train/random_work.hpp"
 
+#include <cstring>
 #include <numeric>
 
 #include "core/spans.hpp"
@@ -13,10 +14,10 @@ namespace {
 
 constexpr PhiloxKey key{17};
 
-Buffer random_weights(const UNet& unet) {
-  Buffer flat(DType::f32, {unet.parameters().numel()});
-  initialize(unet.parameters(), flat, key.seed);
-  return flat;
+Buffer copy_of(Tensor host) {
+  Buffer copy(host.dtype, host.shape);
+  std::memcpy(copy.tensor().data, host.data, host.bytes());
+  return copy;
 }
 
 /// Independent of `exec`'s device: drawn on the host.
@@ -29,6 +30,12 @@ Buffer normals(Shape shape) {
 }
 
 }  // namespace
+
+Buffer random_weights(const UNet& unet) {
+  Buffer flat(DType::f32, {unet.parameters().numel()});
+  initialize(unet.parameters(), flat, key.seed);
+  return flat;
+}
 
 MicrobatchShape microbatch_shape(const UNetConfig& unet, const WorkShape& shape) {
   return {.samples = shape.samples,
@@ -55,7 +62,8 @@ Batch random_batch(const UNetConfig& unet, const WorkShape& shape) {
 }
 
 RandomTraining::RandomTraining(Exec& exec, Communicator& communicator, const UNet& unet,
-                               const WorkShape& shape, const Zero2Options& options, bool replays)
+                               Tensor weights, const WorkShape& shape, const Zero2Options& options,
+                               bool replays)
     : exec_(exec),
       unet_(unet),
       shape_(microbatch_shape(unet.config(), shape)),
@@ -69,7 +77,7 @@ RandomTraining::RandomTraining(Exec& exec, Communicator& communicator, const UNe
       losses_(DType::f32, {shape_.samples}, exec.device()),
       replays_(exec, replays) {
   exec.keep_layouts(false);  // one pass between two updates
-  zero_.set_parameters(random_weights(unet));
+  zero_.set_parameters(weights);
 }
 
 void RandomTraining::passes() {
@@ -95,11 +103,11 @@ double RandomTraining::mean_loss() const {
   return std::accumulate(losses.begin(), losses.end(), 0.0) / static_cast<double>(losses.size());
 }
 
-RandomEvaluation::RandomEvaluation(Exec& exec, const UNet& unet, const WorkShape& shape,
-                                   std::int64_t without_text)
+RandomEvaluation::RandomEvaluation(Exec& exec, const UNet& unet, Tensor weights,
+                                   const WorkShape& shape, std::int64_t without_text)
     : exec_(exec),
       unet_(unet),
-      flat_(convert_parameters(random_weights(unet), shape.dtype, exec.device())),
+      flat_(convert_parameters(copy_of(weights), shape.dtype, exec.device())),
       weights_(unet.parameters(), flat_),
       timesteps_(DType::f32, {shape.samples}, exec.device()),
       offsets_{0},

@@ -21,12 +21,15 @@ Batch random_batch(const UNetConfig& unet, const WorkShape& shape);
 /// Extents of such a batch.
 MicrobatchShape microbatch_shape(const UNetConfig& unet, const WorkShape& shape);
 
+/// (N) f32 on the host. Drawing a large network's takes longer than a step of it.
+Buffer random_weights(const UNet& unet);
+
 /// Training steps: input, noise, passes, norm, AdamW. Collective over the ranks of `communicator`.
 class RandomTraining {
  public:
-  /// replays: ops are recorded and played, on a device that can.
-  RandomTraining(Exec& exec, Communicator& communicator, const UNet& unet, const WorkShape& shape,
-                 const Zero2Options& options, bool replays);
+  /// weights (N) f32, which are copied. replays: ops are recorded and played, on a device that can.
+  RandomTraining(Exec& exec, Communicator& communicator, const UNet& unet, Tensor weights,
+                 const WorkShape& shape, const Zero2Options& options, bool replays);
   /// One step. On a device it may return before the step is done.
   void step();
   /// Of this rank's samples in the last step.
@@ -53,8 +56,10 @@ class RandomTraining {
 /// Evaluations of the network without gradients, as a sampler calls it.
 class RandomEvaluation {
  public:
-  /// The first `without_text` samples have no caption.
-  RandomEvaluation(Exec& exec, const UNet& unet, const WorkShape& shape, std::int64_t without_text);
+  /// weights (N) f32 on the host, which are copied. The first `without_text` samples have no
+  /// caption.
+  RandomEvaluation(Exec& exec, const UNet& unet, Tensor weights, const WorkShape& shape,
+                   std::int64_t without_text);
   /// One evaluation of all samples; as RandomTraining::step.
   void evaluate();
 

@@ -8,12 +8,13 @@
 #include <string>
 #include <vector>
 
+#include "../test_files.hpp"
 #include "core/safetensors.hpp"
 
 namespace strata::test {
 
 inline std::string golden(const std::string& path) {
-  return std::string(STRATA_SOURCE_DIR) + "/tests/golden/" + path;
+  return test_files() + "/tests/golden/" + path;
 }
 
 /// The corners of the U-Net's config space, in name order.

@@ -4,12 +4,13 @@
 #include <nlohmann/json.hpp>
 #include <string>
 
+#include "../test_files.hpp"
 #include "core/json.hpp"
 
 namespace strata {
 
 inline std::string golden_path(const std::string& name) {
-  return std::string(STRATA_SOURCE_DIR) + "/tests/golden/text/" + name;
+  return test_files() + "/tests/golden/text/" + name;
 }
 
 inline nlohmann::json golden_json(const std::string& name) {

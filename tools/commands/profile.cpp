@@ -106,8 +106,8 @@ StepProfile measure_random(const TrainConfig& config, const Options& options, Co
   Exec exec(device_of(config, world), static_cast<int>(config.train.threads));
   exec.measure_choices(config.train.plan_cache);
   const auto between = connect_devices(world, exec.device());
-  RandomTraining training(exec, between ? *between : world, unet, shape, zero2_options(config),
-                          false);
+  RandomTraining training(exec, between ? *between : world, unet, random_weights(unet), shape,
+                          zero2_options(config), false);
   return measure(
       {.exec = exec,
        .zero = training.zero(),
