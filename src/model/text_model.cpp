@@ -45,6 +45,13 @@ TextModel::Layer TextModel::read_layer(Exec& exec, std::int64_t index) const {
   return layer;
 }
 
+void TextModel::announce_layer(std::int64_t index) const {
+  const TextLayerNames names = text_layer_names(config_, index);
+  for (const std::string& name :
+       {names.query, names.key, names.value, names.output, names.gate, names.up, names.down})
+    if (!name.empty()) weights_->will_need(name + ".weight");
+}
+
 namespace {
 
 Buffer to_device(Exec& exec, Buffer host) {
@@ -299,6 +306,7 @@ void TextModel::run(Exec& exec, std::span<const Rows> all, std::int64_t block,
   }
   for (std::int64_t i = 0; i < config_.layers; ++i) {
     const Layer read = streaming_ ? read_layer(exec, i) : Layer{};
+    if (streaming_ && i + 1 < config_.layers) announce_layer(i + 1);
     const Layer& layer = streaming_ ? read : layers_[static_cast<std::size_t>(i)];
     for (std::size_t b = 0; b < batches.size(); ++b) {
       const Batch& batch = batches[b];

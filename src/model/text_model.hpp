@@ -109,6 +109,8 @@ class TextModel {
   Norm read_norm(Exec&, const std::string& name) const;
   Linear read_linear(Exec&, const std::string& name, bool bias) const;
   Layer read_layer(Exec&, std::int64_t index) const;
+  /// Its matrices are read next.
+  void announce_layer(std::int64_t index) const;
   void read_positions(Exec&);
 
   Tensor embed(Exec&, const Batch&) const;

@@ -5,6 +5,7 @@
 #include <set>
 
 #include "core/error.hpp"
+#include "core/read_ahead.hpp"
 
 namespace strata {
 
@@ -249,6 +250,11 @@ ops::PackedWeight TextWeights::pack_head(Exec& exec, const TextConfig& config,
     fail(Exit::data, "{}: tensor {}: its shape is ({}), config.json says ({}, {})", folder_.path(),
          head_name, fmt::join(stored, ", "), config.vocabulary, config.width);
   return pack(exec, head_name, compute);
+}
+
+void TextWeights::will_need(const std::string& name) const {
+  const Tensor view = folder_.view(full(name));
+  read_ahead(view.data, view.bytes());
 }
 
 Tensor TextWeights::stored(Exec& exec, const std::string& name) {

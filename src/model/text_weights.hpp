@@ -41,6 +41,8 @@ class TextWeights {
   ops::PackedWeight pack(Exec&, const std::string& name, DType compute) const;
   /// TextModel::read_head's matrix.
   ops::PackedWeight pack_head(Exec&, const TextConfig&, DType compute) const;
+  /// It is read soon (core/read_ahead.hpp).
+  void will_need(const std::string& name) const;
   /// In its stored type on the device: on the host a view of the file, which lives as long as this
   /// object, unless the file did not align it.
   Tensor stored(Exec&, const std::string& name);
