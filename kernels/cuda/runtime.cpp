@@ -13,7 +13,8 @@ void check(cudaError_t status, const char* call, const char* file, int line) {
   const bool no_device = status == cudaErrorNoDevice || status == cudaErrorInsufficientDriver ||
                          status == cudaErrorInvalidDevice || status == cudaErrorStubLibrary ||
                          status == cudaErrorSystemDriverMismatch ||
-                         status == cudaErrorSystemNotReady;
+                         status == cudaErrorSystemNotReady ||
+                         status == cudaErrorNoKernelImageForDevice;
   if (no_device)
     fail(Exit::unavailable, "device cuda: {}: {} ({}:{})", call, cudaGetErrorString(status), file,
          line);

@@ -19,8 +19,10 @@ constexpr std::int64_t rounds = 4'000'000;
 
 #ifdef __AVX512F__
 constexpr int lanes = 16;
-#else
+#elif defined(__AVX__)
 constexpr int lanes = 8;
+#else
+constexpr int lanes = 4;
 #endif
 using Vector = float __attribute__((vector_size(lanes * sizeof(float))));
 
@@ -30,7 +32,7 @@ void opaque(T& value) {
   asm volatile("" : "+x"(value));
 }
 
-/// step(sum) of each chain, `rounds` times.
+/// step(sum) changes the sum of each chain, `rounds` times.
 template <class Sum, class Step>
 void run_chains(Step step) {
   Sum sums[chains];
@@ -39,13 +41,13 @@ void run_chains(Step step) {
     opaque(sums[c]);  // equal chains would be computed once
   }
   for (std::int64_t i = 0; i < rounds; ++i)
-    for (auto& sum : sums) sum = step(sum);
+    for (auto& sum : sums) step(sum);
   for (auto& sum : sums) opaque(sum);
 }
 
 }  // namespace
 
-double multiply_add(int threads, DType dtype) {
+double multiply_add(int threads, [[maybe_unused]] DType dtype) {
   double each = 2.0 * lanes;  // FLOPs of an instruction
 #ifdef __AVX512BF16__
   if (dtype == DType::bf16) each *= 2;
@@ -57,13 +59,13 @@ double multiply_add(int threads, DType dtype) {
       __m512 factor = _mm512_set1_ps(0.5f);
       opaque(factor);
       const auto pairs = (__m512bh)factor;
-      run_chains<__m512>([&](__m512 sum) { return _mm512_dpbf16_ps(sum, pairs, pairs); });
+      run_chains<__m512>([&](__m512& sum) { sum = _mm512_dpbf16_ps(sum, pairs, pairs); });
     } else
 #endif
     {
       Vector factor = Vector{} + 0.999f;
       opaque(factor);
-      run_chains<Vector>([&](Vector sum) { return sum * factor + factor; });
+      run_chains<Vector>([&](Vector& sum) { sum = sum * factor + factor; });
     }
   }
   return each * chains * static_cast<double>(rounds) * threads;
