@@ -3,8 +3,9 @@
 
     perf/train/weak_scaling.py [--turns 5] [--steps 12] [--batch 32] [--set table.key=value ...]
 
-Each turn runs, one after the other: one rank; two jobs of one rank at the same time, which know nothing of
-each other (what two cores lose to the memory that they share); two ranks. Prints medians over the turns with
+Each turn runs, one after the other: one rank on either core (their mean counts, because cores differ); two
+jobs of one rank at the same time, which know nothing of each other (what two cores lose to the memory that
+they share); two ranks. Prints medians over the turns with
 the least and the most: seconds a step of a rank's batch, efficiency, and how long the passes waited for the
 other rank (comm_s of metrics.jsonl). Each job is bound to its cores and has one thread a rank.
 """
@@ -85,7 +86,7 @@ def main():
     with tempfile.TemporaryDirectory() as folder:
         jobs = Jobs(arguments, pathlib.Path(folder))
         for _ in range(arguments.turns):
-            alone.append(jobs.finish(jobs.start([first]))[0])
+            alone.append(statistics.fmean(jobs.finish(jobs.start([core]))[0] for core in arguments.cores))
             pair = [jobs.start([first]), jobs.start([second])]
             apart.append(statistics.fmean(jobs.finish(job)[0] for job in pair))
             step, waited = jobs.finish(jobs.start([first, second]))

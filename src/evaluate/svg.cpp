@@ -3,11 +3,14 @@
 #include <algorithm>
 #include <cmath>
 
-#include "evaluate/report_style.hpp"
-
 namespace strata::svg {
 
 namespace {
+
+// Of a file of its own. Plain colours: programs that are no browsers know no CSS variables.
+constexpr const char* file_style =
+    ".label { fill: #1d1f24; font-size: 13px; } .tick { fill: #62666f; font-size: 12px; } "
+    ".bar { fill: #1769aa; }";
 
 // About five round numbers that cover [low, high]: multiples of 1, 2 or 5 times a power of ten.
 std::vector<double> ticks(double low, double high) {
@@ -192,9 +195,9 @@ std::string bar_chart(const std::string& title, const std::vector<BarGroup>& gro
       y += row;
       body += fmt::format(
           "<text class=\"label\" x=\"{:.1f}\" y=\"{:.1f}\" text-anchor=\"end\">{}</text>"
-          "<rect class=\"dot\" opacity=\".4\" x=\"{:.1f}\" y=\"{:.1f}\" width=\"{:.1f}\" "
+          "<rect class=\"bar\" opacity=\".4\" x=\"{:.1f}\" y=\"{:.1f}\" width=\"{:.1f}\" "
           "height=\"14\"/>"
-          "<rect class=\"dot\" x=\"{:.1f}\" y=\"{:.1f}\" width=\"{:.1f}\" height=\"14\"/>"
+          "<rect class=\"bar\" x=\"{:.1f}\" y=\"{:.1f}\" width=\"{:.1f}\" height=\"14\"/>"
           "<text class=\"tick\" x=\"{:.1f}\" y=\"{:.1f}\">{}</text>",
           left - 8, y, escape(bar.label), left, y - 11, x.at(bar.value) - left, left, y - 11,
           x.at(std::min(bar.inner, bar.value)) - left, x.at(bar.value) + 8, y, escape(bar.note));
@@ -202,10 +205,10 @@ std::string bar_chart(const std::string& title, const std::vector<BarGroup>& gro
     y += row / 2;
   }
   return fmt::format(
-      "<svg xmlns=\"http://www.w3.org/2000/svg\" class=\"chart s0\" viewBox=\"0 0 {} {:.0f}\" "
+      "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {} {:.0f}\" "
       "font-family=\"system-ui, sans-serif\">\n<style>{}</style>\n"
-      "<rect width=\"100%\" height=\"100%\" style=\"fill:var(--paper)\"/>\n{}\n</svg>\n",
-      width, y + row, report_style, body);
+      "<rect width=\"100%\" height=\"100%\" fill=\"#fbfaf8\"/>\n{}\n</svg>\n",
+      width, y + row, file_style, body);
 }
 
 }  // namespace strata::svg
