@@ -30,22 +30,22 @@ std::string pid_namespace() {
   return n > 0 ? std::string(name.data(), static_cast<std::size_t>(n)) : "";
 }
 
-std::uint64_t start_of_process(std::int64_t pid) {
+ProcessState state_of_process(std::int64_t pid) {
   std::ifstream file(fmt::format("/proc/{}/stat", pid));
   std::string line;
   std::getline(file, line);
   // pid (name) state ppid ...: the name may hold anything, so fields count from its last ')'.
   const auto end = line.rfind(')');
-  if (end == std::string::npos) return 0;
+  if (end == std::string::npos) return {};
   std::istringstream fields(line.substr(end + 1));
   std::string state, skipped;
   fields >> state;
-  if (state == "Z" || state == "X") return 0;
+  if (state == "Z" || state == "X") return {};
   constexpr int before_start = 18;  // ppid ... itrealvalue
   for (int i = 0; i < before_start; ++i) fields >> skipped;
-  std::uint64_t start = 0;
-  fields >> start;
-  return start;
+  ProcessState process{.goes_on = state == "R" || state == "S"};
+  fields >> process.start;
+  return process;
 }
 
 std::string utc_now() {

@@ -12,9 +12,11 @@ std::string host_name();
 std::string boot_id();
 /// Process ids mean the same processes where this is the same and the boot too; empty as above.
 std::string pid_namespace();
-/// When a process of this machine was started, in ticks since the boot; 0 when there is none of
-/// this id, or a dead one that nobody has waited for.
-std::uint64_t start_of_process(std::int64_t pid);
+struct ProcessState {
+  std::uint64_t start = 0;  // in ticks since the boot; 0: there is none, or a dead one
+  bool goes_on = false;     // it runs or waits, and is not stopped, traced or stuck in the kernel
+};
+ProcessState state_of_process(std::int64_t pid);
 /// "2026-01-31T12:00:00Z"
 std::string utc_now();
 /// Highest resident memory of this process so far, in bytes.

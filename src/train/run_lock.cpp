@@ -62,7 +62,7 @@ nlohmann::ordered_json identity() {
   j["boot"] = boot_id();
   j["pids"] = pid_namespace();
   j["pid"] = static_cast<std::int64_t>(getpid());
-  j["started"] = start_of_process(getpid());
+  j["started"] = state_of_process(getpid()).start;
   j["job"] = job;
   j["restart"] = as_integer(environment("SLURM_RESTART_COUNT"));
   return j;
@@ -94,13 +94,19 @@ Owner parse_owner(const std::string& text) {
           member<std::uint64_t>(json, "started"), member<bool>(json, "ended")};
 }
 
-/// Whether the owner is certainly not there any more.
-bool is_gone(const Owner& owner, const Owner& me) {
-  if (owner.ended) return true;
-  if (!me.job.empty() && owner.job == me.job && owner.restart < me.restart) return true;
+enum class Life { unknown, gone, alive };
+
+/// What is certain of an owner without waiting for its heartbeats. One that is stopped may never
+/// go on.
+Life life_of(const Owner& owner, const Owner& me) {
+  if (owner.ended) return Life::gone;
+  if (!me.job.empty() && owner.job == me.job && owner.restart < me.restart) return Life::gone;
   const bool askable =
       !owner.boot.empty() && owner.boot == me.boot && !owner.pids.empty() && owner.pids == me.pids;
-  return askable && start_of_process(owner.pid) != owner.started;
+  if (!askable) return Life::unknown;
+  const ProcessState process = state_of_process(owner.pid);
+  if (process.start != owner.started) return Life::gone;
+  return process.goes_on ? Life::alive : Life::unknown;
 }
 
 constexpr std::string_view folder_name = "/.owner";
@@ -173,17 +179,19 @@ RunLock::RunLock(const std::string& dir, LockTiming timing)
     const std::int64_t last = highest_epoch(folder_);
     const std::string content = last > 0 ? content_of(file_of(folder_, last)) : "";
     const Owner owner = parse_owner(content);
-    if (last == 0 || is_gone(owner, me)) {
+    const Life life = last == 0 ? Life::gone : life_of(owner, me);
+    if (life == Life::gone) {
       take_over(last);
       continue;
     }
+    // The second look, because a job that was ended a moment ago may still be seen at the first.
+    if (last == watched && (life == Life::alive || content != seen))
+      fail(Exit::owned, "{}: owned by a live job: {}", dir, owner.described());
     if (last != watched) {
       log::info("{}: {} may own it: waiting for a sign of life", dir, owner.described());
       watched = last;
       seen = content;
       since = Clock::now();
-    } else if (content != seen) {
-      fail(Exit::owned, "{}: owned by a live job: {}", dir, owner.described());
     } else if (Clock::now() - since > timing_.lease) {
       log::warn("{}: {} gave no sign of life for {} s: taken over", dir, owner.described(),
                 std::chrono::duration_cast<std::chrono::seconds>(timing_.lease).count());

@@ -93,6 +93,13 @@ TEST_F(Lock, ALiveOwnerIsNamed) {
   end(job);
 }
 
+TEST_F(Lock, AnOwnerThatRunsHereIsBelievedWithoutAHeartbeat) {
+  const RunLock owner(dir_, {1h, 1h});
+  const auto start = std::chrono::steady_clock::now();
+  EXPECT_THROW(RunLock(dir_, {400ms, 1h}), Error);
+  EXPECT_LT(std::chrono::steady_clock::now() - start, 10s);
+}
+
 TEST_F(Lock, AKilledOwnerIsReplacedAtOnce) {
   end(start_job());
   const auto start = std::chrono::steady_clock::now();
