@@ -5,8 +5,10 @@
 #include <gtest/gtest.h>
 
 #include <cstring>
+#include <set>
 
 #include "core/feed.hpp"
+#include "core/row_buckets.hpp"
 #include "kernels/ops.hpp"
 
 namespace strata {
@@ -104,6 +106,35 @@ TEST(Recording, OpsAndTemporariesOfAWarmArenaMayBeRecorded) {
   body();
   EXPECT_EQ(exec.record(body), nullptr) << "the host does the ops";
   EXPECT_EQ(x.as<float>()[63], 4.0f);
+}
+
+TEST(RowBuckets, HoldEveryLengthInFewNumbersOfRows) {
+  const RowBuckets none;
+  EXPECT_EQ(none.rows_for(0), 0);
+  EXPECT_EQ(none.rows_for(77), 77);
+  for (const std::int64_t most : {1, 7, 8, 4928, 4931})
+    for (const int count : {1, 4, 8}) {
+      const RowBuckets buckets(most, count);
+      std::set<std::int64_t> rows;
+      std::int64_t before = 0;
+      for (std::int64_t tokens = 0; tokens <= most; ++tokens) {
+        const std::int64_t here = buckets.rows_for(tokens);
+        ASSERT_GE(here, std::max<std::int64_t>(1, tokens));
+        ASSERT_GE(here, before);
+        rows.insert(before = here);
+      }
+      EXPECT_LE(static_cast<int>(rows.size()), count) << most;
+      EXPECT_LE(*rows.rbegin(), buckets.most_rows());
+    }
+}
+
+TEST(RowBuckets, AreWholeUnits) {
+  const RowBuckets buckets(700, 8, 128);
+  EXPECT_EQ(buckets.rows_for(0), 128);
+  EXPECT_EQ(buckets.rows_for(129), 256);
+  EXPECT_EQ(buckets.rows_for(700), 768);
+  EXPECT_EQ(buckets.most_rows(), 1024);
+  EXPECT_THROW(buckets.rows_for(1025), Error);
 }
 
 TEST(Feed, ShowsTheLastInputAtOnePlace) {

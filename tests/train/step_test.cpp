@@ -6,7 +6,6 @@
 #include <gtest/gtest.h>
 
 #include <cstring>
-#include <set>
 
 #include "core/process.hpp"
 #include "tiny_run.hpp"
@@ -15,26 +14,6 @@
 
 namespace strata {
 namespace {
-
-TEST(RowBuckets, HoldEveryLengthInFewNumbersOfRows) {
-  const RowBuckets none;
-  EXPECT_EQ(none.rows_for(0), 0);
-  EXPECT_EQ(none.rows_for(77), 77);
-  for (const std::int64_t most : {1, 7, 8, 4928, 4931})
-    for (const int count : {1, 4, 8}) {
-      const RowBuckets buckets(most, count);
-      std::set<std::int64_t> rows;
-      std::int64_t before = 0;
-      for (std::int64_t tokens = 0; tokens <= most; ++tokens) {
-        const std::int64_t here = buckets.rows_for(tokens);
-        ASSERT_GE(here, std::max<std::int64_t>(1, tokens));
-        ASSERT_GE(here, before);
-        rows.insert(before = here);
-      }
-      EXPECT_LE(static_cast<int>(rows.size()), count) << most;
-      EXPECT_LE(*rows.rbegin(), buckets.most_rows());
-    }
-}
 
 TEST(MicrobatchLayout, PartsDoNotOverlapAndAreAligned) {
   const MicrobatchShape shape{.samples = 3,
