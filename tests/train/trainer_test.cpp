@@ -179,8 +179,8 @@ TEST_F(Training, OverlapChangesNoBit) {
 TEST_F(Training, ATraceShowsWhatTheThreadsOfEveryRankDid) {
   TrainOptions options;
   options.trace = dir_ + "/traces/trace.json";
-  options.trace_steps = 2;
-  // More batches than are read ahead before the first step that is traced.
+  // More steps than batches are read ahead: some are read while the trace is taken.
+  options.trace_steps = 6;
   run_training(config("traced", {"train.steps=12", "data.prefetch=2", "train.checkpoint_every=1",
                                  "train.checkpoint_background=false"}),
                options, world());
@@ -200,13 +200,16 @@ TEST_F(Training, ATraceShowsWhatTheThreadsOfEveryRankDid) {
   }
   ASSERT_EQ(static_cast<int>(steps.size()), world().size());
   for (const auto& [rank, traced] : steps)
-    EXPECT_EQ(traced, (std::set<std::string>{"step 3", "step 4"})) << rank;
+    EXPECT_EQ(traced,
+              (std::set<std::string>{"step 3", "step 4", "step 5", "step 6", "step 7", "step 8"}))
+        << rank;
   for (const char* name : {"forward", "backward", "update", "wait for data"})
     EXPECT_TRUE(names["main"].contains(name)) << name;
   EXPECT_TRUE(names["loader"].contains("read batch"));
   EXPECT_TRUE(names["main"].contains("write block"));
   const auto& communication = names[world().size() > 1 ? "communication" : "main"];
-  EXPECT_TRUE(communication.contains("reduce-scatter 0"));
+  // One rank's gradients go nowhere.
+  EXPECT_EQ(communication.contains("reduce-scatter 0"), world().size() > 1);
   EXPECT_TRUE(communication.contains("all-gather 0"));
 }
 
@@ -453,8 +456,8 @@ TEST_F(Training, FailedSavesAreAlarmsUntilThreeInARow) {
       const auto note = nlohmann::json::parse(read_file(folder.exit_note()));
       EXPECT_EQ(note["code"], 74);
       EXPECT_EQ(note["restart"], true);
-      // Older ones are as they were. On a slow machine some of those that were due were left out, or
-      // retention after step 44 found the folder gone.
+      // Older ones are as they were. On a slow machine some of those that were due were left out,
+      // or retention after step 44 found the folder gone.
       const auto names = list_checkpoints(folder.checkpoints());
       ASSERT_TRUE(!names.empty() && names.size() <= 4);
       EXPECT_TRUE(names.back() == "step-00000040" || names.back() == "step-00000044");
