@@ -65,6 +65,7 @@ Tokenizer Tokenizer::load(const std::string& dir) {
     const std::string config_path = folder + "/tokenizer_config.json";
     const json config =
         there("tokenizer_config.json") ? read_json_file(config_path) : json::object();
+    if (!config.is_object()) fail(Exit::data, "{}: not an object", config_path);
     if (there("tokenizer.json")) {
       read_json_layout(folder + "/tokenizer.json");
     } else if (there("tokenizer.model") || there("spiece.model")) {

@@ -225,6 +225,8 @@ TEST_F(TokenizerFile, RefusesUnsoundJson) {
       EXPECT_NE(std::string(error.what()).find("tokenizer.json"), std::string::npos);
     }
   }
+  put("tokenizer_config.json", "2");
+  expect_refused("tokenizer_config.json: not an object");
   std::filesystem::remove(dir_ + "/tokenizer.json");
   EXPECT_THROW(Tokenizer::load(dir_), Error);
 }
