@@ -99,6 +99,6 @@ extern "C" std::size_t LLVMFuzzerCustomMutator(std::uint8_t* data, std::size_t s
   std::string out(text);
   out.replace(old.begin, old.end - old.begin, value);
   if (out.size() > most) return LLVMFuzzerMutate(data, size, most);
-  std::memcpy(data, out.data(), out.size());
+  std::copy(out.begin(), out.end(), data);
   return out.size();
 }
