@@ -1,15 +1,18 @@
-// What a checkpoint costs the steps: the same training without checkpoints, with checkpoints
-// written behind the steps, and with checkpoints that it waits for. A step's time is all of it,
-// what saving adds included. The ways take turns, so that a machine whose speed drifts is the same
-// for all. Prints one line a way; STEPS are of a turn.
-//   mpirun -np 2 checkpoint_stall CONFIG.toml STEPS EVERY FOLDER [table.key=value ...]
+// What a checkpoint costs the steps. Turns of STEPS steps without a save and with one that begins
+// behind the first of them take turns, in one process, and each pair in the other order than the
+// pair before: a machine whose speed drifts is the same for both. A step's time is all of it, what
+// saving adds included. Printed: quantiles of both, their ratios with 90 % of what drawing the
+// pairs anew gives (bootstrap), and how much longer than the median the first steps of a save are.
+//   mpirun -np 2 checkpoint_stall CONFIG.toml PAIRS STEPS FOLDER [table.key=value ...]
 
 #include <algorithm>
 #include <chrono>
 #include <cstdlib>
 #include <filesystem>
+#include <random>
 
 #include "core/log.hpp"
+#include "core/process.hpp"
 #include "train/checkpoint_saver.hpp"
 #include "train/run_state.hpp"
 
@@ -17,77 +20,129 @@ namespace {
 
 using namespace strata;
 using Clock = std::chrono::steady_clock;
+using Times = std::vector<double>;  // of steps, in seconds
 
-struct Way {
-  const char* name;
-  bool saves, in_background;
-  std::vector<double> times{};  // of all turns, in seconds
-  double delay = 0, commit = 0, beginning = 0;
-  int saved = 0, missed = 0;
+double seconds_since(Clock::time_point start) {
+  return std::chrono::duration<double>(Clock::now() - start).count();
+}
+
+double quantile(Times times, double q) {
+  const auto at = times.begin() + std::llround(q * static_cast<double>(times.size() - 1));
+  std::nth_element(times.begin(), at, times.end());
+  return *at;
+}
+
+struct Turn {
+  Times times;
+  double delay = 0, commit = 0;  // of its save: the optimizer was held up, until it had its name
+  int steps_under_way = 0;       // that ended before the save did
 };
 
-constexpr int turns = 6;
+class Stall {
+ public:
+  Stall(Learner& learner, const TrainConfig& config, Communicator& world, std::string root)
+      : learner_(learner), config_(config), world_(world), root_(std::move(root)) {}
 
-SaveOrder order_of(Learner& learner, const TrainConfig& config, Communicator& world,
-                   const std::string& root) {
-  SaveOrder order;
-  order.root = root;
-  order.step = learner.steps();
-  order.shard = checkpoint_shard(learner);
-  order.config_hash = config_hash(config);
-  order.host_json =
-      host_json({learner.steps(), learner.updates(), 0}, config, learner, world.size());
-  if (world.rank() == 0) order.afterwards = [root] { prune_checkpoints(root, 2, 0); };
-  return order;
-}
-
-void take_turn(Way& way, Learner& learner, const TrainConfig& config, Communicator& world,
-               int steps, int every, const std::string& root) {
-  CheckpointSaver saver(world, way.in_background);
-  learner.before_change([&](IndexRange elements) { saver.before_change(elements); });
-  const auto take = [&](const std::optional<SaveOutcome>& outcome) {
-    if (!outcome) return;
-    if (outcome->error) std::rethrow_exception(outcome->error);
-    way.delay += outcome->delay_seconds;
-    way.commit += outcome->seconds;
-    ++way.saved;
-  };
-  for (int step = 1; step <= steps; ++step) {
-    const auto start = Clock::now();
-    learner.step(false);
-    if (way.saves && step % every == 0) {
-      std::int64_t busy[] = {saver.done() ? 0 : 1};
-      world.all_reduce_max(busy);
-      if (busy[0] == 0) {
-        take(saver.collect());
-        const auto begin = Clock::now();
-        saver.begin(order_of(learner, config, world, root));
-        way.beginning += std::chrono::duration<double>(Clock::now() - begin).count();
-      } else {
-        ++way.missed;
-      }
+  Turn take_turn(int steps, bool saves) {
+    CheckpointSaver saver(world_, true);
+    learner_.before_change([&](IndexRange elements) { saver.before_change(elements); });
+    Turn turn;
+    for (int step = 0; step < steps; ++step) {
+      const auto start = Clock::now();
+      learner_.step(false);
+      if (saves && step == 0) saver.begin(order());
+      turn.times.push_back(seconds_since(start));
+      if (saves && !saver.done()) ++turn.steps_under_way;
+      if (turn.times.back() > 1)  // of a large model: as they come
+        log::info("step {}{}: {:.2f} s", step, saver.done() ? "" : " with a save under way",
+                  turn.times.back());
     }
-    way.times.push_back(std::chrono::duration<double>(Clock::now() - start).count());
+    if (const auto outcome = saver.collect()) {
+      if (outcome->error) std::rethrow_exception(outcome->error);
+      turn.delay = outcome->delay_seconds;
+      turn.commit = outcome->seconds;
+    }
+    learner_.before_change([](IndexRange) {});
+    return turn;
   }
-  take(saver.collect());
-  learner.before_change([](IndexRange) {});
+
+ private:
+  SaveOrder order() const {
+    SaveOrder order;
+    order.root = root_;
+    order.step = learner_.steps();
+    order.shard = checkpoint_shard(learner_);
+    order.config_hash = config_hash(config_);
+    order.host_json =
+        host_json({learner_.steps(), learner_.updates(), 0}, config_, learner_, world_.size());
+    if (world_.rank() == 0) order.afterwards = [root = root_] { prune_checkpoints(root, 1, 0); };
+    return order;
+  }
+
+  Learner& learner_;
+  const TrainConfig& config_;
+  Communicator& world_;
+  const std::string root_;
+};
+
+/// One turn of each kind.
+struct Pair {
+  Turn without, with;
+};
+
+double ratio(const std::vector<Pair>& pairs, const std::vector<std::size_t>& chosen, double q) {
+  Times without, with;
+  for (const std::size_t i : chosen) {
+    without.insert(without.end(), pairs[i].without.times.begin(), pairs[i].without.times.end());
+    with.insert(with.end(), pairs[i].with.times.begin(), pairs[i].with.times.end());
+  }
+  return quantile(with, q) / quantile(without, q);
 }
 
-void print(Way& way) {
-  double sum = 0;
-  for (const double t : way.times) sum += t;
-  std::sort(way.times.begin(), way.times.end());
-  const auto count = static_cast<double>(way.times.size());
-  const auto at = [&](double q) {
-    return 1e3 * way.times[static_cast<std::size_t>(q * (count - 1))];
+void print_ratio(const std::vector<Pair>& pairs, double q) {
+  std::vector<std::size_t> all(pairs.size()), drawn(pairs.size());
+  for (std::size_t i = 0; i < all.size(); ++i) all[i] = i;
+  std::mt19937 random(1);
+  Times ratios;
+  for (int draw = 0; draw < 1000; ++draw) {
+    for (std::size_t& i : drawn) i = random() % all.size();
+    ratios.push_back(ratio(pairs, drawn, q));
+  }
+  log::info("p{:.0f}: {:.3f} times as long, 90 % [{:.3f}, {:.3f}]", 100 * q, ratio(pairs, all, q),
+            quantile(ratios, 0.05), quantile(ratios, 0.95));
+}
+
+void print(const std::vector<Pair>& pairs) {
+  Times without, with;
+  double delay = 0, commit = 0, under_way = 0;
+  const auto count = static_cast<double>(pairs.size());
+  for (const Pair& pair : pairs) {
+    without.insert(without.end(), pair.without.times.begin(), pair.without.times.end());
+    with.insert(with.end(), pair.with.times.begin(), pair.with.times.end());
+    delay += pair.with.delay / count;
+    commit += pair.with.commit / count;
+    under_way += pair.with.steps_under_way / count;
+  }
+  const auto line = [](const char* name, const Times& t) {
+    log::info("{}: {} steps, median {:.2f} ms, p90 {:.2f}, p99 {:.2f}, most {:.2f}", name, t.size(),
+              1e3 * quantile(t, 0.5), 1e3 * quantile(t, 0.9), 1e3 * quantile(t, 0.99),
+              1e3 * quantile(t, 1));
   };
-  const double saves = std::max(way.saved, 1) / 1e3;
+  line("without", without);
+  line("with   ", with);
   log::info(
-      "{:<10} {} steps: mean {:.2f} ms, median {:.2f}, p90 {:.2f}, p99 {:.2f}, most {:.2f}; {} "
-      "saved, {} missed; a save begins in {:.2f} ms, holds the optimizer {:.2f}, is published "
-      "after {:.0f}",
-      way.name, way.times.size(), 1e3 * sum / count, at(0.5), at(0.9), at(0.99), at(1), way.saved,
-      way.missed, way.beginning / saves, way.delay / saves, way.commit / saves);
+      "a save: {:.0f} ms until it has its name, {:.1f} steps end meanwhile, the optimizer "
+      "waits {:.2f} ms; {:.1f} GB resident at most",
+      1e3 * commit, under_way, 1e3 * delay, static_cast<double>(peak_resident_bytes()) * 1e-9);
+  for (const double q : {0.5, 0.9, 0.99}) print_ratio(pairs, q);
+  std::string excess;
+  for (std::size_t step = 0; step < std::min<std::size_t>(8, pairs[0].with.times.size()); ++step) {
+    Times there;
+    for (const Pair& pair : pairs) there.push_back(pair.with.times[step]);
+    excess += fmt::format(" {:+.2f}", 1e3 * (quantile(there, 0.5) - quantile(without, 0.5)));
+  }
+  log::info("from the step that a save begins behind on, median against the median without, ms:{}",
+            excess);
 }
 
 }  // namespace
@@ -96,7 +151,7 @@ int main(int argc, char** argv) {
   if (argc < 5) return 64;
   Job job(argc, argv);
   const std::vector<std::string> overrides(argv + 5, argv + argc);
-  const int steps = std::atoi(argv[2]), every = std::atoi(argv[3]);
+  const int turns = std::atoi(argv[2]), steps = std::atoi(argv[3]);
   const std::string root = argv[4];
   const TrainConfig config = load_train_config(argv[1], overrides);
   Learner learner(config, job.world());
@@ -104,11 +159,13 @@ int main(int argc, char** argv) {
   learner.continue_after(0, 0);
   log::info("{} parameters, {} bytes of state a rank", learner.unet().parameters().numel(),
             learner.zero().memory().optimizer_state + learner.zero().memory().ema);
-  for (int i = 0; i < 5; ++i) learner.step(false);
-  Way ways[] = {{"none", false, false}, {"background", true, true}, {"waiting", true, false}};
-  for (int turn = 0; turn < turns; ++turn)
-    for (Way& way : ways) take_turn(way, learner, config, job.world(), steps, every, root);
-  for (Way& way : ways) print(way);
+  Stall stall(learner, config, job.world(), root);
+  stall.take_turn(5, false);
+  std::vector<Pair> pairs(static_cast<std::size_t>(turns));
+  for (std::size_t i = 0; i < pairs.size(); ++i)
+    for (const bool saves : {i % 2 == 1, i % 2 == 0})
+      (saves ? pairs[i].with : pairs[i].without) = stall.take_turn(steps, saves);
+  print(pairs);
   job.world().barrier();
   if (job.world().rank() == 0) std::filesystem::remove_all(root);
   return 0;
