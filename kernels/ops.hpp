@@ -131,8 +131,8 @@ void attention(Exec&, Tensor o, Tensor lse, Tensor q, Tensor k, Tensor v, Tensor
 void attention_backward(Exec&, Tensor dq, Tensor dk, Tensor dv, Tensor dout, Tensor q, Tensor k,
                         Tensor v, Tensor o, Tensor lse, Tensor q_offsets, Tensor k_offsets,
                         AttentionParams);
-/// Rotary embedding in place on x (T,N,D), pairs (i, i + D/2), row t at positions[t] (T) i64, on the
-/// host or on exec's device. inv_freq (D/2) f32.
+/// Rotary embedding in place on x (T,N,D), pairs (i, i + D/2), row t at positions[t] (T) i64, on
+/// the host or on exec's device. inv_freq (D/2) f32.
 void rope(Exec&, Tensor x, Tensor positions, Tensor inv_freq);
 
 // Keys and values of texts that grow lie in pages of page_positions positions, P in all: keys

@@ -38,7 +38,7 @@ StepMode step_mode(const TrainConfig& config) {
 }
 
 RowBuckets step_buckets(const CacheSet& caches, std::int64_t samples, int microbatches,
-                         const StepMode& mode) {
+                        const StepMode& mode) {
   return text_buckets(caches, samples,
                       microbatches > 1 ? (mode.text_buckets + 1) / 2 : mode.text_buckets);
 }

@@ -38,7 +38,7 @@ StepMode step_mode(const TrainConfig& config);
 /// With several microbatches a step each bucket has two recordings, of the first and of others:
 /// half as many buckets then.
 RowBuckets step_buckets(const CacheSet& caches, std::int64_t samples, int microbatches,
-                         const StepMode& mode);
+                        const StepMode& mode);
 
 /// Collective: every rank makes the same calls.
 class Learner {
