@@ -1,5 +1,9 @@
 #include "data/shard_view.hpp"
 
+#if H5_VERSION_GE(1, 13, 0)
+#include <H5FDdevelop.h>  // since then a file driver's struct is there
+#endif
+
 #include <algorithm>
 #include <cstring>
 #include <span>
@@ -83,6 +87,10 @@ herr_t read_view(H5FD_t* file, H5FD_mem_t type, hid_t, haddr_t at, std::size_t c
 }
 
 const H5FD_class_t view_class = {
+#if H5_VERSION_GE(1, 13, 0)
+    .version = H5FD_CLASS_VERSION,
+    .value = H5_VFD_RESERVED,  // from here on for drivers that are not libhdf5's
+#endif
     .name = "strata_shard_view",
     .maxaddr = HADDR_MAX,
     .fc_degree = H5F_CLOSE_WEAK,
