@@ -244,7 +244,7 @@ int message(const char* call, int peer, MPI_Request* request, Real real) {
   return MPI_SUCCESS;
 }
 
-mode_t mode_of(int flags, va_list arguments) {
+mode_t mode_of(int flags, va_list& arguments) {
   return (flags & (O_CREAT | O_TMPFILE)) != 0 ? static_cast<mode_t>(va_arg(arguments, int)) : 0;
 }
 
