@@ -178,7 +178,7 @@ std::string interval_chart(const std::vector<IntervalRow>& rows, const std::vect
 
 std::string bar_chart(const std::string& title, const std::vector<BarGroup>& groups,
                       const std::string& legend) {
-  constexpr double left = 240, right = 640, width = 900, row = 22;
+  constexpr double left = 240, right = 640, width = 940, row = 22;
   double most = 0, y = 64;
   for (const auto& group : groups)
     for (const auto& bar : group.bars) most = std::max(most, bar.value);
