@@ -16,6 +16,7 @@
 #include "kernels/backend.hpp"
 #include "kernels/ops.hpp"
 #include "kernels/reference/reference.hpp"
+#include "tests/gpu.hpp"
 
 namespace strata {
 
@@ -67,11 +68,7 @@ class OpTest : public testing::TestWithParam<Target> {
  protected:
   void SetUp() override {
     if (GetParam().device == host_device) return;
-    try {
-      cuda_device();
-    } catch (const Error& error) {
-      GTEST_SKIP() << "no GPU to test on: " << error.what();
-    }
+    if (const std::string why = test::missing_gpu(); !why.empty()) GTEST_SKIP() << why;
   }
   void TearDown() override {
     for (const Tensor& t : visible_) cuda::release_visible(t.data);

@@ -1,5 +1,6 @@
 // The U-Net on a GPU against diffusers: the host's goldens and its tolerances.
 
+#include "tests/gpu.hpp"
 #include "unet_corner.hpp"
 
 namespace strata::test {
@@ -8,11 +9,8 @@ namespace {
 class UNetOnGpu : public testing::TestWithParam<std::string> {
  protected:
   void SetUp() override {
-    try {
-      device_ = cuda_device();
-    } catch (const Error& error) {
-      GTEST_SKIP() << "no GPU to test on: " << error.what();
-    }
+    if (const std::string why = missing_gpu(); !why.empty()) GTEST_SKIP() << why;
+    device_ = cuda_device();
   }
   const UNetCorner corner_{GetParam()};
   Device device_;

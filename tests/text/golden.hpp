@@ -4,8 +4,8 @@
 #include <nlohmann/json.hpp>
 #include <string>
 
-#include "../test_files.hpp"
 #include "core/json.hpp"
+#include "tests/test_files.hpp"
 
 namespace strata {
 

@@ -2,15 +2,14 @@
 
 #include "text/padded_passes.hpp"
 
-#include <gtest/gtest.h>
-
-#include <cstring>
-
 #include "core/error.hpp"
 #include "golden.hpp"
+#include "tests/compare.hpp"
 
 namespace strata {
 namespace {
+
+using test::same;
 
 /// Texts of ids that the model knows, of the given lengths.
 struct Texts {
@@ -25,11 +24,6 @@ struct Texts {
     }
   }
 };
-
-bool same(const Buffer& a, const Buffer& b) {
-  return a.tensor().shape == b.tensor().shape &&
-         (!a.tensor() || std::memcmp(a.tensor().data, b.tensor().data, a.tensor().bytes()) == 0);
-}
 
 class PaddedPassesTest : public testing::TestWithParam<const char*> {
  protected:

@@ -7,35 +7,21 @@
 #include <cstring>
 
 #include "golden.hpp"
+#include "tests/compare.hpp"
+#include "tests/gpu.hpp"
 #include "text/padded_passes.hpp"
 
 namespace strata {
 namespace {
 
-double relative_l2(const Buffer& x, const Buffer& y) {
-  EXPECT_EQ(x.tensor().shape, y.tensor().shape);
-  double difference = 0, size = 0;
-  for (std::int64_t i = 0; i < y.tensor().numel(); ++i) {
-    const double a = x.as<float>()[i], b = y.as<float>()[i];
-    difference += (a - b) * (a - b);
-    size += b * b;
-  }
-  return std::sqrt(difference / size);
-}
-
-bool same(const Buffer& a, const Buffer& b) {
-  return a.tensor().shape == b.tensor().shape &&
-         std::memcmp(a.tensor().data, b.tensor().data, a.tensor().bytes()) == 0;
-}
+using test::relative_l2;
+using test::same;
 
 class TextOnGpu : public testing::TestWithParam<const char*> {
  protected:
   void SetUp() override {
-    try {
-      device_ = cuda_device();
-    } catch (const Error& error) {
-      GTEST_SKIP() << "no GPU to test on: " << error.what();
-    }
+    if (const std::string why = test::missing_gpu(); !why.empty()) GTEST_SKIP() << why;
+    device_ = cuda_device();
     const auto vocabulary = TextConfig::from_json_file(folder_ + "/config.json").vocabulary;
     for (int text = 0; text < 24; ++text) {
       for (int i = 0; i < 3 + 5 * text % 13; ++i)

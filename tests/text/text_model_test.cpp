@@ -14,11 +14,14 @@
 #include "core/error.hpp"
 #include "core/file.hpp"
 #include "golden.hpp"
+#include "tests/compare.hpp"
 #include "text/encoder_reference.hpp"
 #include "text/text_encoder.hpp"
 
 namespace strata {
 namespace {
+
+using test::relative_l2;
 
 namespace fs = std::filesystem;
 
@@ -26,17 +29,6 @@ constexpr double fp32_tolerance = 2e-5;
 
 std::string model_path(const std::string& name) {
   return golden_path("encoders/" + name);
-}
-
-double relative_l2(const Buffer& x, const Buffer& y) {
-  EXPECT_EQ(x.tensor().shape, y.tensor().shape);
-  double difference = 0, size = 0;
-  for (std::int64_t i = 0; i < y.tensor().numel(); ++i) {
-    const double a = x.as<float>()[i], b = y.as<float>()[i];
-    difference += (a - b) * (a - b);
-    size += b * b;
-  }
-  return std::sqrt(difference / size);
 }
 
 /// The golden's token ids through a model.

@@ -6,6 +6,7 @@
 #include <csignal>
 
 #include "core/safetensors.hpp"
+#include "tests/gpu.hpp"
 #include "tiny_run.hpp"
 #include "train/plan.hpp"
 #include "train/step.hpp"
@@ -17,11 +18,7 @@ namespace {
 class TrainingOnGpu : public testing::Test {
  protected:
   void SetUp() override {
-    try {
-      cuda_device();
-    } catch (const Error& error) {
-      GTEST_SKIP() << "no GPU to test on: " << error.what();
-    }
+    if (const std::string why = test::missing_gpu(); !why.empty()) GTEST_SKIP() << why;
     std::string pattern = testing::TempDir() + "training-XXXXXX";
     ASSERT_NE(mkdtemp(pattern.data()), nullptr);
     dir_ = pattern;
