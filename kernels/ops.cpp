@@ -37,7 +37,7 @@ void check_offsets(const char* op, const char* name, const Tensor& offsets, std:
 }  // namespace
 
 // --- linear, convolution
-// --------------------------------------------------------------------------
+
 void linear(Exec& exec, Tensor y, Tensor x, Tensor w, Tensor b) {
   const Check check(exec, "linear");
   check.activation("x", x).rank("w", w, 2);
@@ -118,7 +118,7 @@ void conv2d_backward(Exec& exec, Tensor dx, Tensor dw, Tensor db, Tensor dy, Ten
 }
 
 // --- normalisation
-// --------------------------------------------------------------------------------
+
 void group_norm(Exec& exec, Tensor y, Tensor stats, Tensor x, Tensor w, Tensor b, int groups,
                 float eps, Activation activation) {
   const Check check(exec, "group_norm");
@@ -173,7 +173,7 @@ void rms_norm(Exec& exec, Tensor y, Tensor x, Tensor w, float eps, RmsScale scal
 }
 
 // --- pointwise
-// ------------------------------------------------------------------------------------
+
 void silu(Exec& exec, Tensor y, Tensor x) {
   const Check check(exec, "silu");
   check.activation("x", x, 0).is("y", y, x.dtype, x.shape);
@@ -252,7 +252,7 @@ void scale(Exec& exec, Tensor y, Tensor x, float factor) {
 }
 
 // --- shape
-// ----------------------------------------------------------------------------------------
+
 void concat(Exec& exec, Tensor y, Tensor a, Tensor b) {
   const Check check(exec, "concat");
   check.activation("y", y).activation("a", a).activation("b", b);
@@ -298,7 +298,7 @@ void nhwc_to_nchw(Exec& exec, Tensor y, Tensor x) {
 }
 
 // --- attention
-// ------------------------------------------------------------------------------------
+
 namespace {
 /// q_rows: whether queries may be nobody's where both offsets are one tensor.
 void check_attention(const Check& check, const char* op, const Tensor& q, const Tensor& k,
@@ -442,7 +442,7 @@ void attention_paged(Exec& exec, Tensor o, Tensor q, Tensor keys, Tensor values,
 }
 
 // --- embeddings, text strategies
-// --------------------------------------------------------------------
+
 void embedding(Exec& exec, Tensor y, Tensor table, Tensor ids) {
   const Check check(exec, "embedding");
   check.rank("table", table, 2).indices("ids", ids, {ids.numel()});

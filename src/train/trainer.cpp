@@ -78,6 +78,7 @@ class Run {
   void preview_now();
   void save();
   void save_and_wait();
+  void prune() const;
   void begin_save(bool is_waited_for);
   void end_save();
   void look_after_save();
@@ -326,6 +327,10 @@ void Run::preview_now() {
   metrics_->record_images(step(), dir);
 }
 
+void Run::prune() const {
+  prune_checkpoints(folder_.checkpoints(), config_.train.keep, config_.train.keep_every);
+}
+
 void Run::begin_save(bool is_waited_for) {
   // Ranks that did not make the same calls in this step know it by the time all weights are here.
   static_cast<void>(learner_.zero().weights());
@@ -339,9 +344,7 @@ void Run::begin_save(bool is_waited_for) {
   order.host_json = host_json(state, config_, learner_, communicator_.size());
   order.owner = {epoch_, [this] { lock_->confirm_now(); }};
   if (is_first_rank())
-    order.afterwards = [this] {
-      prune_checkpoints(folder_.checkpoints(), config_.train.keep, config_.train.keep_every);
-    };
+    order.afterwards = [this] { prune(); };
   saver_.begin(std::move(order));
 }
 
@@ -474,6 +477,10 @@ TrainResult Run::train_to_the_end() {
   result.step = step();
   if (step() >= config_.train.steps) {
     if (step() == 0) save_and_wait();  // no steps asked for: the initial weights are the result
+    // A job that was killed right behind its last save has not removed what that replaced.
+    together(communicator_, [&] {
+      if (is_first_rank()) prune();
+    });
     say(fmt::format("nothing to do: step {} of {} is done", step(), config_.train.steps));
     return result;
   }

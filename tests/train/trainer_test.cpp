@@ -373,6 +373,16 @@ TEST_F(Training, KeepsAsManyCheckpointsAsAsked) {
   }
 }
 
+TEST_F(Training, ARunThatIsDoneRemovesWhatItsLastSaveReplaced) {
+  const auto c = config("run", {"train.steps=2"});
+  EXPECT_EQ(code_of(c), Exit::ok);
+  const std::string trash = RunFolder{c.output.dir}.checkpoints() + "/.trash-step-00000001";
+  if (world().rank() == 0) std::filesystem::create_directories(trash + "/inside");
+  world().barrier();
+  EXPECT_EQ(code_of(c), Exit::ok);
+  EXPECT_FALSE(directory_exists(trash));
+}
+
 /// Content of every shard file of a run, by checkpoint and file.
 std::map<std::string, std::string> shards_of(const TrainConfig& c) {
   std::map<std::string, std::string> shards;
