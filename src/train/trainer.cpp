@@ -343,8 +343,7 @@ void Run::begin_save(bool is_waited_for) {
   order.config_hash = config_hash(config_);
   order.host_json = host_json(state, config_, learner_, communicator_.size());
   order.owner = {epoch_, [this] { lock_->confirm_now(); }};
-  if (is_first_rank())
-    order.afterwards = [this] { prune(); };
+  if (is_first_rank()) order.afterwards = [this] { prune(); };
   saver_.begin(std::move(order));
 }
 
