@@ -52,8 +52,8 @@ void end_with_hang(int) {
   _exit(static_cast<int>(Exit::hang));
 }
 
-/// The process is on its own from here: no descriptors but the shared ones, no signals.
-[[noreturn]] void become_monitor(Board& board, int launcher, int alive) {
+/// The process is on its own from here: no descriptor but the pipe's end, no signals.
+void become_monitor(int alive) {
   prctl(PR_SET_NAME, "strata-monitor");
   sigset_t all;
   sigfillset(&all);
@@ -63,7 +63,6 @@ void end_with_hang(int) {
   dup2(nothing, STDOUT_FILENO);
   for (int fd = STDERR_FILENO + 1; fd < 1024; ++fd)
     if (fd != alive) close(fd);
-  watch_ranks(board, launcher, alive);
 }
 
 }  // namespace
@@ -82,33 +81,48 @@ int hang_signal() {
 Monitor::Monitor() {
   std::signal(hang_signal(), end_with_hang);
   activity::begin(static_cast<int>(number_in("OMPI_COMM_WORLD_RANK", number_in("PMIX_RANK", 0))));
-  if (local_rank_of_launcher() != 0) return;
-  int pipe_ends[2];
+  const int launcher = has_launcher() ? getppid() : 0;
+  if (local_rank_of_launcher() != 0) {
+    // The node's first rank may not have come this far when this one connects to the launcher.
+    if (launcher != 0) start([launcher](int alive) { watch_start(launcher, alive); });
+    return;
+  }
   memory_ = memfd_create("strata-monitor", MFD_CLOEXEC);
-  if (memory_ < 0 || ftruncate(memory_, sizeof(Board)) != 0 || !(board_ = map_board(memory_)) ||
-      pipe2(pipe_ends, O_CLOEXEC) != 0) {
+  if (memory_ < 0 || ftruncate(memory_, sizeof(Board)) != 0 || !(board_ = map_board(memory_))) {
     log::warn("no monitor: {}", std::strerror(errno));
     board_ = nullptr;
     return;
   }
   new (board_) Board;
   activity::use(*board_, 0);
-  const int launcher = has_launcher() ? getppid() : 0;
-  child_ = fork();
+  start([this, launcher](int alive) { watch_ranks(*board_, launcher, alive); });
+}
+
+void Monitor::start(const std::function<void(int alive)>& watch) {
+  int pipe_ends[2];
+  if (pipe2(pipe_ends, O_CLOEXEC) != 0 || (child_ = fork()) < 0) {
+    log::warn("no monitor: {}", std::strerror(errno));
+    return;
+  }
   if (child_ == 0) {
-    close(pipe_ends[1]);
-    become_monitor(*board_, launcher, pipe_ends[0]);
+    become_monitor(pipe_ends[0]);
+    watch(pipe_ends[0]);
   }
   close(pipe_ends[0]);
   alive_ = pipe_ends[1];
-  if (child_ < 0) log::warn("no monitor: fork: {}", std::strerror(errno));
+}
+
+void Monitor::end() {
+  if (child_ <= 0) return;
+  if (memory_ < 0) kill(child_, SIGKILL);  // it would take this end for a death
+  close(alive_);
+  waitpid(child_, nullptr, 0);
+  child_ = 0;
 }
 
 Monitor::~Monitor() {
   activity::set_life(activity::Life::ended);
-  if (child_ <= 0) return;
-  close(alive_);
-  waitpid(child_, nullptr, 0);
+  end();
 }
 
 void Monitor::join(Communicator& world) {
@@ -116,8 +130,9 @@ void Monitor::join(Communicator& world) {
   answer_crashes();
   // Where a process id means the same process, and whose board is to be opened there.
   const std::string node = host_name() + " " + boot_id() + " " + pid_namespace();
+  const bool is_leader = memory_ >= 0 && child_ > 0;
   const auto all =
-      world.all_gather_strings(fmt::format("{} {} {}", child_ > 0 ? getpid() : 0, memory_, node));
+      world.all_gather_strings(fmt::format("{} {} {}", is_leader ? getpid() : 0, memory_, node));
   std::string leaders_board;
   int index = 1;
   for (int rank = 0; rank < world.size(); ++rank) {
@@ -130,7 +145,7 @@ void Monitor::join(Communicator& world) {
     if (rank < world.rank() && pid == 0) ++index;
   }
   std::string problem;
-  if (child_ <= 0 && world.size() > 1) {
+  if (!is_leader && world.size() > 1) {
     const int fd = leaders_board.empty() ? -1 : open(leaders_board.c_str(), O_RDWR | O_CLOEXEC);
     Board* const shared = fd >= 0 && index < activity::most_ranks ? map_board(fd) : nullptr;
     if (fd >= 0) close(fd);
@@ -139,6 +154,7 @@ void Monitor::join(Communicator& world) {
     else
       log::warn("this rank has no monitor: a hang will not be seen");
   }
+  if (!is_leader) end();
   world.barrier();  // the leader's board may not go before the others have opened it
 }
 

@@ -6,6 +6,7 @@
 // node's first rank, because launchers know only ranks; it outlives none of them.
 
 #include <cstdint>
+#include <functional>
 
 #include "core/activity.hpp"
 #include "dist/communicator.hpp"
@@ -15,7 +16,8 @@ namespace strata {
 /// One in main, constructed before anything that starts a thread, Job included.
 class Monitor {
  public:
-  /// On the node's first rank: starts the process.
+  /// On the node's first rank: starts the process. On others one that goes when they have joined:
+  /// it sees to a launcher that does not survive a rank that died before.
   Monitor();
   /// This rank has ended well; the process ends with the node's first rank.
   ~Monitor();
@@ -26,6 +28,9 @@ class Monitor {
   void join(Communicator& world);
 
  private:
+  void start(const std::function<void(int alive)>& watch);
+  void end();
+
   activity::Board* board_ = nullptr;
   int memory_ = -1;  // the board's, where this process has made it
   int alive_ = -1;   // a pipe whose end tells the process that this one has ended

@@ -295,7 +295,8 @@ void end_stuck_launcher(int launcher) {
   constexpr std::int64_t alone_ms = 3000, most_ms = 30'000;
   std::int64_t alone = 0;
   for (std::int64_t waited = 0; waited < most_ms; waited += interval_ms) {
-    if (process_of(launcher).is_gone() || !is_mpirun(launcher)) return;
+    if (process_of(launcher).is_gone()) return remove_launchers_segments();
+    if (!is_mpirun(launcher)) return;
     alone = has_children(launcher) ? 0 : alone + interval_ms;
     if (alone > alone_ms) kill(launcher, SIGKILL);
     poll(nullptr, 0, static_cast<int>(interval_ms));
@@ -319,7 +320,13 @@ void watch_ranks(Board& board, int launcher, int alive) {
     before = now;
   }
   if (launcher != 0) end_stuck_launcher(launcher);
-  if (launcher != 0 && process_of(launcher).is_gone()) remove_launchers_segments();
+  _exit(0);
+}
+
+void watch_start(int launcher, int alive) {
+  pollfd end{alive, 0, 0};
+  poll(&end, 1, -1);
+  end_stuck_launcher(launcher);
   _exit(0);
 }
 

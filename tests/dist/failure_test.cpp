@@ -79,22 +79,25 @@ TEST(Failure, CallsOutOfOrderAreNamed) {
   }
 }
 
+// Whichever rank of the node died: the first may not have come to its monitor.
 TEST(Failure, ALauncherThatIsStuckBehindItsRanksIsEnded) {
-  const auto start = std::chrono::steady_clock::now();
-  const pid_t launcher = fork();
-  if (launcher == 0) {
-    prctl(PR_SET_NAME, "mpirun");
-    if (fork() == 0) {
-      setenv("OMPI_COMM_WORLD_SIZE", "1", 1);
-      execl(FAILING_JOB, FAILING_JOB, "dies", nullptr);
-      _exit(1);
+  for (const char* local_rank : {"0", "1"}) {
+    const pid_t launcher = fork();
+    if (launcher == 0) {
+      prctl(PR_SET_NAME, "mpirun");
+      if (fork() == 0) {
+        setenv("OMPI_COMM_WORLD_SIZE", "2", 1);
+        setenv("OMPI_COMM_WORLD_LOCAL_RANK", local_rank, 1);
+        execl(FAILING_JOB, FAILING_JOB, "dies", nullptr);
+        _exit(1);
+      }
+      alarm(30);
+      for (;;) pause();  // never looks after its rank
     }
-    for (;;) pause();  // never looks after its rank
+    int status = 0;
+    ASSERT_EQ(waitpid(launcher, &status, 0), launcher);
+    EXPECT_TRUE(WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL) << local_rank;
   }
-  int status = 0;
-  ASSERT_EQ(waitpid(launcher, &status, 0), launcher);
-  EXPECT_TRUE(WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL);
-  EXPECT_LT(std::chrono::steady_clock::now() - start, std::chrono::seconds(20));
 }
 
 TEST(Failure, OfAProcessWithoutLauncher) {
