@@ -100,6 +100,10 @@ struct Backend {
 bool is_recording();
 /// Error(70) then; `what` is what would be done.
 void forbid_while_recording(const char* what);
+/// Error(70): ops in a recording wait for ops outside of it, or the other way round. CUDA knows the
+/// order of ops of one recording only ("Cross-stream dependencies and events" in its programming
+/// guide).
+[[noreturn]] void fail_outside_of_recording();
 /// Calls body and forbids meanwhile what a recording cannot hold.
 void call_for_recording(const std::function<void()>& body);
 

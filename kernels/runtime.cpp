@@ -91,6 +91,10 @@ void forbid_while_recording(const char* what) {
   if (records) fail(Exit::internal, "{} while ops are recorded", what);
 }
 
+void fail_outside_of_recording() {
+  fail(Exit::internal, "ops wait for others across the bounds of a recording");
+}
+
 void call_for_recording(const std::function<void()>& body) {
   struct Recorded {
     Recorded() { records = true; }
@@ -131,13 +135,13 @@ void release(Device device, void* data, std::size_t bytes) noexcept {
 }
 
 void* allocate_pinned(Device device, std::size_t bytes) {
+  forbid_while_recording("allocate memory");
   return device.kind == DeviceKind::cuda ? cuda::allocate_pinned(device, bytes)
-                                         : allocate({device.kind, 0}, bytes);
+                                         : host::allocate(bytes);
 }
 
-void release_pinned(Device device, void* data, std::size_t bytes) noexcept {
-  device.kind == DeviceKind::cuda ? cuda::release_pinned(data)
-                                  : release({device.kind, 0}, data, bytes);
+void release_pinned(Device device, void* data) noexcept {
+  device.kind == DeviceKind::cuda ? cuda::release_pinned(data) : host::release(data);
 }
 
 void copy(void* to, Device to_device, const void* from, Device from_device, std::size_t bytes) {

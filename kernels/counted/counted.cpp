@@ -1,11 +1,12 @@
 // Ops that do nothing, on memory that is counted and not there: a step that runs on it tells what
-// it takes of a device before there is one. What a CUDA op itself takes of the arena is asked for,
-// too, where it is large; cuDNN's own wishes are known on a device only and stand here by their
-// bound.
+// it takes of a device before there is one. What an op takes of the arena for itself is not asked
+// for. Recordings keep CUDA's rules about who may wait for whom, so that what breaks them does so
+// without a device.
 
 #include <sys/mman.h>
 
 #include <algorithm>
+#include <map>
 
 #include "kernels/backend.hpp"
 
@@ -13,13 +14,59 @@ namespace strata::counted {
 
 namespace {
 
+class CountedBackend;
+
+/// A recording in the making: who takes part in it.
+using Session = std::vector<CountedBackend*>;
+/// How many events of each member's order lie before.
+using Past = std::map<const CountedBackend*, std::int64_t>;
+
+class CountedMoment final : public Moment {
+ public:
+  bool is_reached() const override {
+    forbid_while_recording("ask the device");
+    return true;
+  }
+  std::shared_ptr<const Session> session;  // the recording it was last marked in, if in one
+  Past past;
+};
+
+class Played final : public Recording {
+  void play() override { forbid_while_recording("play a recording"); }
+};
+
 class CountedBackend final : public Backend {
  public:
   void weights_changed() override {}
-  void copy(void*, const void*, std::size_t) override {}
+  void copy(void*, const void*, std::size_t) override { ++past_[this]; }
+  void wait_for(Backend& other) override {
+    auto& before = static_cast<CountedBackend&>(other);
+    if (before.session_ && !session_) join(before.session_);
+    follow(before.session_, before.past_);
+  }
+  std::unique_ptr<Moment> make_moment() override { return std::make_unique<CountedMoment>(); }
+  void mark(Moment& moment) override {
+    auto& marked = static_cast<CountedMoment&>(moment);
+    marked.session = session_;
+    marked.past = past_;
+  }
+  void wait_for(const Moment& moment) override {
+    const auto& marked = static_cast<const CountedMoment&>(moment);
+    follow(marked.session, marked.past);
+  }
   std::unique_ptr<Recording> record(const std::function<void()>& body) override {
+    const struct Members {
+      std::shared_ptr<Session> session = std::make_shared<Session>();
+      ~Members() {
+        for (CountedBackend* member : *session) member->leave();
+      }
+    } members;
+    join(members.session);
     call_for_recording(body);
-    return nullptr;
+    for (const CountedBackend* member : *members.session)
+      if (past_[member] != member->past_.at(member))
+        fail(Exit::internal, "a recording ends before ops of an Exec that takes part in it");
+    return std::make_unique<Played>();
   }
 
   void linear(Exec&, Tensor, Tensor, Tensor, Tensor) override {}
@@ -74,6 +121,25 @@ class CountedBackend final : public Backend {
   void gradient_stats(Exec&, Tensor, Tensor, Tensor, std::int64_t) override {}
   void decide_update(Exec&, Tensor, Tensor, Tensor, Tensor) override {}
   void accumulate(Exec&, Tensor, Tensor) override {}
+
+ private:
+  void join(const std::shared_ptr<Session>& session) {
+    session_ = session;
+    session->push_back(this);
+    past_ = {{this, 1}};
+  }
+  void leave() {
+    session_.reset();
+    past_.clear();
+  }
+  void follow(const std::shared_ptr<const Session>& session, const Past& past) {
+    if (session != session_) fail_outside_of_recording();
+    for (const auto& [member, count] : past) past_[member] = std::max(past_[member], count);
+    ++past_[this];
+  }
+
+  std::shared_ptr<Session> session_;
+  Past past_;  // in the recording: what this one's next op comes after
 };
 
 }  // namespace

@@ -43,8 +43,9 @@ void CudaBackend::synchronize() {
 
 void CudaBackend::wait_for(Backend& other) {
   auto& before = static_cast<CudaBackend&>(other);  // Exec checked that the devices are the same
-  STRATA_CUDA(cudaEventRecord(before.reached_, before.stream()));
   if (before.session_ && !session_) join(*before.session_);
+  if (session_ != before.session_) fail_outside_of_recording();
+  STRATA_CUDA(cudaEventRecord(before.reached_, before.stream()));
   STRATA_CUDA(cudaStreamWaitEvent(stream(), before.reached_, 0));
 }
 
@@ -59,12 +60,10 @@ void CudaBackend::mark(Moment& moment) {
   STRATA_CUDA(cudaEventRecord(marked.event(), stream()));
 }
 
-/// In a recording, a moment marked outside is that of the last mark before each time it is played.
 void CudaBackend::wait_for(const Moment& moment) {
   const auto& marked = static_cast<const CudaMoment&>(moment);
-  const bool outside = session_ && !marked.is_in_recording;
-  STRATA_CUDA(cudaStreamWaitEvent(stream(), marked.event(),
-                                  outside ? cudaEventWaitExternal : cudaEventWaitDefault));
+  if (marked.is_in_recording != (session_ != nullptr)) fail_outside_of_recording();
+  STRATA_CUDA(cudaStreamWaitEvent(stream(), marked.event(), 0));
 }
 
 void CudaBackend::copy(void* to, const void* from, std::size_t bytes) {

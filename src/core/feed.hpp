@@ -12,7 +12,7 @@ namespace strata {
 namespace memory {
 /// Host memory that a device copies to and from by itself; 64-byte aligned.
 void* allocate_pinned(Device device, std::size_t bytes);
-void release_pinned(Device device, void* data, std::size_t bytes) noexcept;
+void release_pinned(Device device, void* data) noexcept;
 }  // namespace memory
 
 class Pinned {
@@ -21,7 +21,7 @@ class Pinned {
       : device_(device),
         data_(static_cast<std::byte*>(memory::allocate_pinned(device, bytes))),
         bytes_(bytes) {}
-  ~Pinned() { memory::release_pinned(device_, data_, bytes_); }
+  ~Pinned() { memory::release_pinned(device_, data_); }
   Pinned(const Pinned&) = delete;
   Pinned& operator=(const Pinned&) = delete;
   std::byte* data() const { return data_; }

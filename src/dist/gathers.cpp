@@ -1,7 +1,5 @@
 #include "dist/gathers.hpp"
 
-#include <algorithm>
-
 #include "core/spans.hpp"
 
 namespace strata {
@@ -30,7 +28,6 @@ void Gathers::post(Tensor flat, int b) {
 
 void Gathers::begin(Tensor parameters, int b) {
   is_away_[b] = 1;
-  is_looked_at_ = false;
   {
     const std::lock_guard lock(worker_.mutex());
     is_gathered_[b] = 0;
@@ -42,10 +39,6 @@ void Gathers::begin(Tensor parameters, int b) {
     is_gathered_[b] = 1;
   });
   if (!overlap_) await_bucket(b);
-}
-
-void Gathers::begin_step() {
-  if (order_) std::fill(is_away_.begin(), is_away_.end(), 1);
 }
 
 void Gathers::await_bucket(int b) {
@@ -61,8 +54,7 @@ void Gathers::needs_all() {
 
 void Gathers::await_all() {
   needs_all();
-  if (!is_looked_at_) look_at_ranks();
-  is_looked_at_ = true;
+  look_at_ranks();
 }
 
 void Gathers::finish_posted() {

@@ -23,12 +23,10 @@ class Gathers : public Arrivals {
   void post(Tensor flat, int b);
   /// The same of the parameters; `needs` waits for it.
   void begin(Tensor parameters, int b);
-  /// Passes that read every bucket may be recorded from here on, and wait whenever they are played.
-  void begin_step();
 
   void needs(ParamId id) override { await_bucket(sharding_.bucket_of(id)); }
   void needs_all() override;
-  /// needs_all, and the host may then wait for the device without asking how other ranks are.
+  /// needs_all, after which the host may wait for the device without asking how other ranks are.
   void await_all();
   /// Waits for what was posted and for every op so far, asking how the other ranks are.
   void finish_posted();
@@ -47,7 +45,6 @@ class Gathers : public Arrivals {
   std::vector<char> is_away_;                      // as far as the caller knows
   std::vector<char> is_gathered_;                  // written by the worker, under its mutex
   std::vector<std::unique_ptr<Moment>> gathered_;  // in the order of collectives
-  bool is_looked_at_ = true;                       // no gather began since the last look
 };
 
 }  // namespace strata

@@ -33,6 +33,7 @@ class Zero2::Impl {
   void update_shard(Gathered gathered);
   void gather_updated();
   Arrivals& arrivals() { return *gathers_; }
+  void parameters_changed();
   Weights complete_weights();
   /// For the end: other ranks wait for what this one has not gathered yet.
   void finish_gathers() noexcept;
@@ -95,7 +96,8 @@ class Zero2::Impl {
   Exec* order_;
   double collective_seconds_ = 0, waited_before_ = 0;
   int reduced_ = 0,
-      overlapped_ = 0;  // reduced_: by the worker, in this microbatch and earlier ones
+      overlapped_ = 0;     // reduced_: by the worker, in this microbatch and earlier ones
+  bool is_stale_ = false;  // other ranks' parameters are those before the last update
   std::unique_ptr<Communicator> channel_;  // the worker's own; absent when there is no thread
   std::optional<Exec> channel_exec_;
   std::optional<Gathers> gathers_;
@@ -181,6 +183,12 @@ void Zero2::Impl::set_parameters(Tensor flat) {
   }
   ops::fill(exec, m, 0.0f);
   ops::fill(exec, v, 0.0f);
+  parameters_changed();
+}
+
+/// All of them, on every rank.
+void Zero2::Impl::parameters_changed() {
+  is_stale_ = false;
   exec.weights_changed();
 }
 
@@ -198,6 +206,7 @@ void Zero2::Impl::gather(Tensor flat, Tensor shard) {
 }
 
 Weights Zero2::Impl::complete_weights() {
+  if (is_stale_) gather_updated();
   gathers_->await_all();
   return Weights(table, parameters);
 }
@@ -221,7 +230,6 @@ void Zero2::Impl::begin_step(int microbatches) {
   for (std::size_t b = 0; b < states_.size(); ++b)
     states_[b] = {.missing = sharding.buckets()[b].parameters};
   std::fill(is_ready_.begin(), is_ready_.end(), 0);
-  gathers_->begin_step();
 }
 
 /// Where this microbatch's gradients of an open bucket are written.
@@ -338,13 +346,16 @@ void Zero2::Impl::end_microbatch() {
   for (std::size_t b = 0; b < states_.size(); ++b)
     states_[b] = {.missing = sharding.buckets()[b].parameters};
   std::fill(is_ready_.begin(), is_ready_.end(), 0);
-  // A recording that begins or ends here has all its ops in it.
+  // A recording that begins or ends here has all its ops in it, those of collectives among them.
+  gathers_->needs_all();
+  hand_over();
   take_back();
   was_sent_.fill(false);
 }
 
 void Zero2::Impl::skip_microbatch() {
   STRATA_CHECK(microbatch_ < microbatches_, "more microbatches than begin_step said");
+  if (microbatch_ == 0) is_stale_ = false;
   ++microbatch_;
 }
 
@@ -409,6 +420,7 @@ void Zero2::Impl::plan_update(std::span<const UpdateOptions> candidates) {
   const Tensor next{candidates_->begin(), DType::u8, host_device, {ops::candidates_bytes}};
   ops::write_candidates(next, candidates);
   candidates_->send(next.bytes());
+  is_stale_ = true;
 }
 
 void Zero2::Impl::continue_after(std::int64_t updates) {
@@ -422,17 +434,18 @@ void Zero2::Impl::continue_after(std::int64_t updates) {
 void Zero2::Impl::update_shard(Gathered gathered) {
   STRATA_CHECK(microbatches_ > 0 && microbatch_ == microbatches_, "{} of {} microbatches are done",
                microbatch_, microbatches_);
-  gathers_->needs_all();  // of parameters that no pass has read
   worker_.drain();
   const Tensor gradient = levels[sum_levels()];
   measure(gradient);
   const Tensor candidates{candidates_->memory(), DType::u8, exec.device(), {ops::candidates_bytes}};
   ops::decide_update(exec, decision, candidates, squares(), non_finite());
   apply(gradient, gathered);
+  if (gathered == Gathered::by_bucket) is_stale_ = false;
   microbatches_ = 0;
 }
 
 void Zero2::Impl::gather_updated() {
+  is_stale_ = false;
   for (int b = static_cast<int>(sharding.buckets().size()); b-- > 0;)
     gathers_->begin(parameters, b);
 }
@@ -481,7 +494,7 @@ void Zero2::set_parameters(Tensor flat) {
 
 void Zero2::restore_parameters() {
   impl_->gather(impl_->parameters, impl_->master);
-  impl_->exec.weights_changed();
+  impl_->parameters_changed();
 }
 
 ShardState Zero2::state() {

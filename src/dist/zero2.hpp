@@ -102,7 +102,7 @@ class Zero2 : public Gradients {
   void ready(std::span<const ParamId> ids) override;
   /// Error(70) naming a parameter that was not made ready.
   void end_microbatch();
-  /// A microbatch whose passes were played from a recording.
+  /// A microbatch whose passes were played from a recording, in the first one gather_updated.
   void skip_microbatch();
   /// Norm and non-finite count agreed by all ranks, then AdamW on the shard, from the bucket that
   /// forward needs first to the one that it needs last; the all-gather of each begins as soon as it
@@ -119,10 +119,12 @@ class Zero2 : public Gradients {
   /// How many updates the weights have seen, when they do not come from this object.
   void continue_after(std::int64_t updates);
   void update();
-  // An update that is recorded: what is gathered goes on beyond the end of the recording.
+  // An update that is recorded. What it changed is gathered while the next passes go on, so the
+  // all-gathers are in their recording: nothing in one waits for what is outside of it.
   /// All of it but the all-gathers.
   void update_shard();
-  /// Behind update_shard, called or played: the all-gathers.
+  /// The all-gathers, before a step's first microbatch; one that was recorded with them needs them
+  /// whenever it is played.
   void gather_updated();
   /// What the last update decided (ops::read_decision), where the tensors lie.
   Tensor decision() const;

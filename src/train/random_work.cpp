@@ -82,6 +82,7 @@ RandomTraining::RandomTraining(Exec& exec, Communicator& communicator, const UNe
 
 void RandomTraining::passes() {
   const ArenaScope scope(exec_.arena);
+  zero_.gather_updated();
   run_passes(exec_, unet_, zero_.arriving_weights(), zero_, input_.at(shape_.most_rows), how_,
              losses_);
   zero_.end_microbatch();
@@ -95,7 +96,6 @@ void RandomTraining::step() {
   const UpdateOptions update{.adamw = {.lr = 1e-4, .step = ++steps_}};
   zero_.plan_update({&update, 1});
   replays_.run(1, [this] { zero_.update_shard(); });
-  zero_.gather_updated();
 }
 
 double RandomTraining::mean_loss() const {

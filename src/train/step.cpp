@@ -101,9 +101,10 @@ int Learner::microbatches() const {
   return static_cast<int>(config_.train.batch / (microbatch_ * communicator_.size()));
 }
 
-void Learner::pass(std::int64_t rows, const Batch& batch, const Captions& captions,
+void Learner::pass(std::int64_t rows, bool first, const Batch& batch, const Captions& captions,
                    StepDump* dump) {
   const ArenaScope scope(exec_.arena);
+  if (first && mode_.replays) zero_.gather_updated();
   const PassInput input = input_.at(rows);
   const PassResult result =
       run_passes(exec_, unet_, zero_.arriving_weights(), zero_, input,
@@ -130,8 +131,8 @@ void Learner::run_microbatch(int index, UnderWay& step, StepDump* dump) {
   if (mode_.replays) communicator_.all_reduce_max(rows);
   input_.set(batch, captions, noise, rows[0]);
 
-  const auto body = [&] { pass(rows[0], batch, captions, dump); };
   const bool first = index == 0;
+  const auto body = [&] { pass(rows[0], first, batch, captions, dump); };
   if (dump)
     body();
   else if (!replays_.run(2 * rows[0] + (first ? 1 : 0), body))
@@ -157,7 +158,6 @@ void Learner::update_weights() {
   zero_.plan_update(candidates);
   if (!mode_.replays) return zero_.update();
   replays_.run(update_key, [&] { zero_.update_shard(); });
-  zero_.gather_updated();
 }
 
 void Learner::start_step(bool stop, StepDump* dump) {

@@ -91,7 +91,8 @@ class Learner {
   };
 
   void run_microbatch(int index, UnderWay& step, StepDump* dump);
-  void pass(std::int64_t rows, const Batch& batch, const Captions& captions, StepDump* dump);
+  void pass(std::int64_t rows, bool first, const Batch& batch, const Captions& captions,
+            StepDump* dump);
   void update_weights();
   StepOutcome finish(const UnderWay& step);
   int microbatches() const;

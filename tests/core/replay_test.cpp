@@ -94,6 +94,54 @@ TEST(Recording, BodiesThatADeviceCouldNotRecordFailOnTheHostToo) {
   }
 }
 
+/// The rules of CUDA's captures, as far as a device that is not there can keep them.
+TEST(Recording, WaitsStayInsideOfIt) {
+  Exec exec(counted_device, 1), other(counted_device, 1);
+  const auto moment = exec.make_moment();
+  const auto work = [](Exec& on) { on.copy(nullptr, nullptr, 1); };
+  const auto message = [&](const std::function<void()>& body) -> std::string {
+    try {
+      EXPECT_NE(exec.record(body), nullptr);
+    } catch (const Error& error) {
+      EXPECT_EQ(error.code(), Exit::internal);
+      return error.what();
+    }
+    return "";
+  };
+  const auto there = [&] {
+    work(exec);
+    other.wait_for(exec);
+    work(other);
+  };
+  EXPECT_EQ(message([&] {
+              there();
+              other.mark(*moment);
+              exec.wait_for(*moment);
+            }),
+            "");
+  EXPECT_THROW(exec.wait_for(*moment), Error) << "that is over";
+  exec.mark(*moment);
+  EXPECT_NO_THROW(other.wait_for(*moment));
+  const std::string across = "ops wait for others across the bounds of a recording";
+  EXPECT_EQ(message([&] { exec.wait_for(other); }), across);
+  EXPECT_EQ(message([&] { exec.wait_for(*moment); }), across);
+  EXPECT_NE(message(there).find("ends before ops"), std::string::npos);
+  EXPECT_NE(message([&] {
+              there();
+              exec.wait_for(other);
+              work(other);
+            }).find("ends before ops"),
+            std::string::npos);
+  EXPECT_NE(message([&] { moment->is_reached(); }).find("while ops are recorded"),
+            std::string::npos);
+  EXPECT_EQ(message([&] {
+              there();
+              exec.wait_for(other);
+            }),
+            "")
+      << "what went wrong is over";
+}
+
 TEST(Recording, OpsAndTemporariesOfAWarmArenaMayBeRecorded) {
   Exec exec(host_device, 1);
   const Tensor x = exec.empty(DType::f32, {64});
