@@ -38,8 +38,11 @@ target_compile_definitions(strata_cuda INTERFACE $<$<COMPILE_LANGUAGE:CUDA>:FMT_
 target_link_libraries(strata_cuda INTERFACE CUDA::cudart CUDA::cublasLt CUDA::nvrtc CUDNN::cudnn
                                             NCCL::nccl)
 
-# A program that tools/gpu-check takes along: it and its libraries find theirs in lib/ beside it.
+# A program that tools/gpu-check takes along: it and its libraries find theirs in lib/ beside it. Target
+# gpu_check is all of them.
+add_custom_target(gpu_check)
 function(strata_bundled target)
+  add_dependencies(gpu_check ${target})
   set_target_properties(${target} PROPERTIES BUILD_RPATH "$ORIGIN/lib")
   target_link_options(${target} PRIVATE LINKER:--disable-new-dtags)
 endfunction()
