@@ -15,6 +15,7 @@
 
 #include "core/replay.hpp"
 #include "core/rng.hpp"
+#include "device_world.hpp"
 #include "dist/sum.hpp"
 #include "job.hpp"
 #include "thread_world.hpp"
@@ -22,6 +23,7 @@
 namespace strata {
 namespace {
 
+using testing_world::DeviceWorld;
 using testing_world::run_ranks;
 
 constexpr int lanes = 24;  // of the global batch; rank r runs lanes r, r + R, ...
@@ -403,38 +405,6 @@ TEST(Zero2, OneRankAddsInPlace) {
   EXPECT_GT(Zero2::plan(table, {.bucket_bytes = 1}, 0, 2, 2).bucket_buffers, 0);
 }
 
-/// Ranks between devices that are not there: collectives are ops of an order of their own.
-class Ordered : public Communicator {
- public:
-  explicit Ordered(int ranks) : ranks_(ranks) {}
-  int rank() const override { return 0; }
-  int size() const override { return ranks_; }
-  int local_rank() const override { return 0; }
-  int local_size() const override { return ranks_; }
-  bool concurrent() const override { return false; }
-  void barrier() override {}
-  void broadcast(std::span<std::byte>, int) override {}
-  void all_reduce_sum(std::span<double>) override {}
-  void all_reduce_max(std::span<std::int64_t>) override {}
-  void all_reduce_tensor(Tensor values) override { call(values); }
-  void reduce_scatter_sum(Tensor, Tensor full, std::int64_t) override { call(full); }
-  void all_gather(Tensor full, std::int64_t) override { call(full); }
-  std::vector<std::string> all_gather_strings(const std::string& mine) override { return {mine}; }
-  Exec* order() override { return &order_; }
-  std::unique_ptr<Communicator> duplicate(ChannelOptions) override { return nullptr; }
-  bool reports_failure() override { return true; }
-  [[noreturn]] void abort(int) override { std::abort(); }
-  int calls() const { return calls_; }
-
- private:
-  void call(Tensor tensor) {
-    ++calls_;
-    order_.copy(tensor.data, tensor.data, tensor.bytes());
-  }
-  int ranks_, calls_ = 0;
-  Exec order_{counted_device, 1};
-};
-
 /// Steps of two microbatches, called, recorded and played, by CUDA's rules of who may wait for whom
 /// (kernels/counted).
 TEST(Zero2, RecordedStepsKeepTheRulesOfADevice) {
@@ -444,7 +414,7 @@ TEST(Zero2, RecordedStepsKeepTheRulesOfADevice) {
       for (const std::int64_t bucket_bytes : {std::int64_t{1}, std::int64_t{1} << 20}) {
         SCOPED_TRACE(
             fmt::format("{} ranks, {}, buckets of {}", ranks, name_of(wire), bucket_bytes));
-        Ordered comm(ranks);
+        DeviceWorld comm(ranks);
         Exec exec(counted_device, 1);
         Zero2 zero(exec, comm, table, {.wire = wire, .bucket_bytes = bucket_bytes});
         zero.set_parameters(initial(table));

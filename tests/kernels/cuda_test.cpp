@@ -162,6 +162,17 @@ TEST_F(Route, OneTensorOfOffsetsOnTheDeviceMayBeCausal) {
   EXPECT_EQ(r->keys, 128);
 }
 
+TEST_F(Route, OtherOffsetsOnTheDeviceAreNotReadByTheHost) {
+  p.longest_keys = 77;
+  p.causal = true;
+  const Device device{DeviceKind::cuda, 0};
+  std::byte* somewhere = reinterpret_cast<std::byte*>(0x1000);  // the host cannot read there
+  const Tensor q{somewhere, dtype, device, {512, heads, width}};
+  const Tensor q_at{somewhere, DType::i64, device, {65}},
+      k_at{somewhere + 520, DType::i64, device, {65}};
+  EXPECT_FALSE(route_attention(q, q, q_at, k_at, p, false, false, 90));
+}
+
 TEST_F(Route, OnlyAWindowThatHidesSomethingIsOurs) {
   p.causal = true;
   p.window = 99;

@@ -60,6 +60,19 @@ TEST_P(PaddedPassesTest, GiveTheBitsOfCallsCalledAndRecorded) {
     }
 }
 
+// On a device that is not there: memory that the host cannot read, and CUDA's rules of recordings.
+TEST_P(PaddedPassesTest, AreRecordedByTheRulesOfADevice) {
+  Exec exec(counted_device, 1);
+  const TextModel model = TextModel::load(exec, golden_path(GetParam()), DType::bf16);
+  EncodeOptions options{.strategies = {"last", "layer:1", "avg", "norm_avg"}, .pooled = true};
+  PaddedPasses padded(exec, model, true, options, 12);
+  options.padded = &padded;
+  const Texts texts(model.config(), std::vector<std::int64_t>{5, 0, 12, 1});
+  for (int round = 0; round < 4; ++round)
+    encode_ids(exec, model, texts.ids, texts.offsets, true, options);
+  EXPECT_EQ(padded.recordings(), 1u);
+}
+
 INSTANTIATE_TEST_SUITE_P(Encoders, PaddedPassesTest,
                          testing::Values("encoders/clip", "encoders/clip_projected",
                                          "encoders/gemma2", "encoders/llama3", "encoders/mistral",

@@ -8,8 +8,10 @@
 #include <cstring>
 
 #include "core/process.hpp"
+#include "device_world.hpp"
 #include "tiny_run.hpp"
 #include "train/plan.hpp"
+#include "train/random_work.hpp"
 #include "train/trainer.hpp"
 
 namespace strata {
@@ -116,6 +118,37 @@ TEST_F(Steps, AStopEndsWhatIsUnderWay) {
   ASSERT_EQ(outcomes.size(), 2u);
   EXPECT_TRUE(outcomes[0].stop);
   EXPECT_EQ(outcomes[1].step, 2);
+}
+
+/// What is called, recorded and played on a device, on one that is not there: memory that the host
+/// cannot read, and CUDA's rules of recordings (kernels/counted).
+TEST(WorkOfADevice, TrainingIsRecordedByItsRules) {
+  const UNet unet(tiny_unet());
+  const Buffer weights = random_weights(unet);
+  for (const int ranks : {1, 2})
+    for (const DType wire : {DType::f32, DType::bf16})
+      for (const bool recompute : {false, true}) {
+        SCOPED_TRACE(fmt::format("{} ranks, {}, recompute {}", ranks, name_of(wire), recompute));
+        testing_world::DeviceWorld comm(ranks);
+        Exec exec(counted_device, 1);
+        RandomTraining training(exec, comm, unet, weights,
+                                {.samples = 3, .side = 8, .tokens = 5, .recompute = recompute},
+                                {.compute = DType::bf16, .wire = wire, .bucket_bytes = 1 << 12},
+                                true);
+        for (int step = 0; step < 4; ++step) training.step();
+        const int a_step = comm.calls() / 2;  // called and recorded, then played
+        for (int step = 0; step < 3; ++step) training.step();
+        EXPECT_EQ(comm.calls(), 2 * a_step);
+        EXPECT_GT(a_step, 2);
+      }
+}
+
+TEST(WorkOfADevice, EvaluationsAreRecordedByItsRules) {
+  const UNet unet(tiny_unet());
+  const Buffer weights = random_weights(unet);
+  Exec exec(counted_device, 1);
+  RandomEvaluation evaluation(exec, unet, weights, {.samples = 4, .side = 8, .tokens = 5}, 2);
+  for (int i = 0; i < 4; ++i) evaluation.evaluate();
 }
 
 /// SD2's real U-Net; shape of 32x32 latents with 77 tokens.
