@@ -10,9 +10,12 @@ std::int64_t bucketed(std::int64_t rows) {
   return (rows + sequence_bucket - 1) / sequence_bucket * sequence_bucket;
 }
 
+/// Whether they are known to be.
 bool same(const Tensor& a, const Tensor& b) {
   if (a.data == b.data) return true;
-  return std::equal(a.as<std::int64_t>(), a.as<std::int64_t>() + a.numel(), b.as<std::int64_t>());
+  if (!(a.device == host_device && b.device == host_device)) return false;
+  return a.numel() == b.numel() &&
+         std::equal(a.as<std::int64_t>(), a.as<std::int64_t>() + a.numel(), b.as<std::int64_t>());
 }
 
 }  // namespace

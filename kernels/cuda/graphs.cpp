@@ -342,8 +342,7 @@ class Graphs::Impl {
     std::int64_t bytes = 0;
     check(graph.get_workspace_size(bytes), "get_workspace_size", call.what);
     const ArenaScope scope(exec.arena);
-    const Tensor workspace = exec.empty(DType::u8, {bytes});
-    check(graph.execute(handle_, call.pointers, workspace.data), "execute", call.what);
+    check(graph.execute(handle_, call.pointers, workspace(exec, bytes)), "execute", call.what);
   }
 
  private:
@@ -423,10 +422,10 @@ class Graphs::Impl {
         continue;
       ++tried;
       const ArenaScope of_plan(exec.arena);
-      const Tensor workspace = exec.empty(DType::u8, {bytes});
+      std::byte* scratch = workspace(exec, bytes);
       bool runs = true;
       const float time = stopwatch_.best(stream, [&] {
-        runs = runs && graph.execute_plan_at_index(handle_, pointers, workspace.data, i).is_good();
+        runs = runs && graph.execute_plan_at_index(handle_, pointers, scratch, i).is_good();
       });
       if (!runs || time >= least) continue;
       least = time;

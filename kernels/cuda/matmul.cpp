@@ -162,14 +162,10 @@ void Matmul::launch(Exec& exec, cudaStream_t stream, const cublasLtMatmulAlgo_t&
                     const void* bias) {
   Descriptors of(product, bias);
   const ArenaScope scope(exec.arena);
-  constexpr std::int64_t alignment = 256;  // of a workspace
-  const Tensor workspace = exec.empty(DType::u8, {workspace_bytes + alignment});
-  const auto over =
-      static_cast<std::int64_t>(reinterpret_cast<std::uintptr_t>(workspace.data) % alignment);
-  std::byte* scratch = workspace.data + (alignment - over) % alignment;
   const float one = 1, keep = product.accumulate ? 1 : 0;
   STRATA_CUDA(cublasLtMatmul(handle_, &of.operation, &one, b, &of.a, a, &of.b, &keep, d, &of.d, d,
-                             &of.d, &algorithm, scratch, workspace_bytes, stream));
+                             &of.d, &algorithm, workspace(exec, workspace_bytes), workspace_bytes,
+                             stream));
 }
 
 void Matmul::run(Exec& exec, cudaStream_t stream, const Product& product, void* d, const void* a,

@@ -36,6 +36,13 @@ void use(Device device) {
   STRATA_CUDA(cudaSetDevice(device.index));
 }
 
+std::byte* workspace(Exec& exec, std::int64_t bytes) {
+  constexpr std::int64_t alignment = 256;
+  std::byte* data = exec.empty(DType::u8, {bytes + alignment}).data;
+  const auto over = static_cast<std::int64_t>(reinterpret_cast<std::uintptr_t>(data) % alignment);
+  return data + (alignment - over) % alignment;
+}
+
 Stream::Stream(unsigned flags) {
   STRATA_CUDA(cudaStreamCreateWithFlags(&stream_, flags));
 }

@@ -17,6 +17,10 @@ namespace strata::cuda {
 /// Makes the device current for the calling thread.
 void use(Device device);
 
+/// Of exec's arena, at a multiple of 256 bytes: what cuBLASLt asks of a workspace, and what kernels
+/// of cuDNN's that load by blocks need at most.
+std::byte* workspace(Exec& exec, std::int64_t bytes);
+
 class Stream {
  public:
   explicit Stream(unsigned flags = cudaStreamDefault);
