@@ -44,20 +44,19 @@ class Stall {
       : learner_(learner), config_(config), world_(world), root_(std::move(root)) {}
 
   Turn take_turn(int steps, bool saves) {
-    CheckpointSaver saver(world_, true);
-    learner_.before_change([&](IndexRange elements) { saver.before_change(elements); });
+    learner_.before_change([&](IndexRange elements) { saver_.before_change(elements); });
     Turn turn;
     for (int step = 0; step < steps; ++step) {
       const auto start = Clock::now();
       learner_.step(false);
-      if (saves && step == 0) saver.begin(order());
+      if (saves && step == 0) saver_.begin(order());
       turn.times.push_back(seconds_since(start));
-      if (saves && !saver.done()) ++turn.steps_under_way;
+      if (saves && !saver_.done()) ++turn.steps_under_way;
       if (turn.times.back() > 1)  // of a large model: as they come
-        log::info("step {}{}: {:.2f} s", step, saver.done() ? "" : " with a save under way",
+        log::info("step {}{}: {:.2f} s", step, saver_.done() ? "" : " with a save under way",
                   turn.times.back());
     }
-    if (const auto outcome = saver.collect()) {
+    if (const auto outcome = saver_.collect()) {
       if (outcome->error) std::rethrow_exception(outcome->error);
       turn.delay = outcome->delay_seconds;
       turn.commit = outcome->seconds;
@@ -83,6 +82,7 @@ class Stall {
   const TrainConfig& config_;
   Communicator& world_;
   const std::string root_;
+  CheckpointSaver saver_{world_, true};
 };
 
 /// One turn of each kind.

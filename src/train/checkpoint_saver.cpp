@@ -27,7 +27,10 @@ void give_way() {
 }  // namespace
 
 struct CheckpointSaver::Flight {
-  explicit Flight(SaveOrder order_) : order(std::move(order_)), snapshot(order.shard.tensors()) {}
+  Flight(SaveOrder order_, Snapshot::Spare spare)
+      : order(std::move(order_)),
+        snapshot(order.shard.tensors(), Snapshot::most_kept_bytes, Snapshot::default_patience,
+                 std::move(spare)) {}
   const SaveOrder order;
   Snapshot snapshot;
   const Clock::time_point start = Clock::now();
@@ -84,7 +87,7 @@ void CheckpointSaver::fly(Flight& flight, Communicator& channel) {
 
 void CheckpointSaver::begin(SaveOrder order) {
   STRATA_CHECK(!flight_, "a save is in flight");
-  flight_ = std::make_shared<Flight>(std::move(order));
+  flight_ = std::make_shared<Flight>(std::move(order), std::exchange(spare_, {}));
   if (!channel_) return fly(*flight_, communicator_);
   thread_ = std::thread([flight = flight_, channel = channel_] {
     activity::set_thread(activity::Thread::checkpoint);
@@ -116,6 +119,7 @@ std::optional<SaveOutcome> CheckpointSaver::collect() {
     thread_.join();
   }
   SaveOutcome outcome = std::move(flight_->outcome);
+  spare_ = flight_->snapshot.take_spare();
   flight_.reset();
   return outcome;
 }

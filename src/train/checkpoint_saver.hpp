@@ -67,6 +67,7 @@ class CheckpointSaver {
   Communicator& communicator_;
   std::shared_ptr<Communicator> channel_;  // null: saves are done by `begin`
   std::shared_ptr<Flight> flight_;
+  Snapshot::Spare spare_;
   std::thread thread_;
   int exceptions_;
 };

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <utility>
 
 #include "core/spans.hpp"
 
@@ -12,8 +13,11 @@ constexpr std::size_t piece_bytes = std::size_t{1} << 20;
 }
 
 Snapshot::Snapshot(std::vector<Tensor> states, std::size_t most_kept,
-                   std::chrono::milliseconds patience)
-    : states_(std::move(states)), most_kept_(most_kept), patience_(patience) {
+                   std::chrono::milliseconds patience, Spare spare)
+    : states_(std::move(states)),
+      most_kept_(most_kept),
+      patience_(patience),
+      spare_(std::move(spare)) {
   for (Tensor& state : states_) {
     STRATA_CHECK(state.bytes() == states_[0].bytes(), "states of different sizes");
     if (!(state.device == host_device)) {
@@ -41,8 +45,10 @@ std::size_t Snapshot::read(std::byte* to, std::size_t most) {
     filled += n;
     used_ += n;
     if (used_ < piece.bytes) continue;
-    if (piece.kept) kept_ -= piece.bytes;
-    piece.kept.reset();
+    if (piece.kept) {
+      kept_ -= piece.bytes;
+      spare_.push_back(std::move(piece.kept));
+    }
     piece.was_read = true;
     used_ = 0;
     ++next_;
@@ -52,7 +58,9 @@ std::size_t Snapshot::read(std::byte* to, std::size_t most) {
 }
 
 void Snapshot::keep(Piece& piece) {
-  piece.kept = std::make_unique_for_overwrite<std::byte[]>(piece.bytes);
+  if (spare_.empty()) spare_.push_back(std::make_unique_for_overwrite<std::byte[]>(piece_bytes));
+  piece.kept = std::move(spare_.back());
+  spare_.pop_back();
   std::memcpy(piece.kept.get(), piece.data, piece.bytes);
   kept_ += piece.bytes;
 }
@@ -83,6 +91,11 @@ void Snapshot::before_change(IndexRange elements) {
       lock.lock();
     }
   delay_seconds_ += std::chrono::duration<double>(Clock::now() - start).count();
+}
+
+Snapshot::Spare Snapshot::take_spare() {
+  const std::lock_guard lock(mutex_);
+  return std::exchange(spare_, {});
 }
 
 void Snapshot::abandon(const std::string& why) {

@@ -24,9 +24,13 @@ class Snapshot {
   /// A reader that gets nowhere for so long loses the snapshot to those who wait for it.
   static constexpr std::chrono::seconds default_patience{10};
 
+  /// Memory for what is copied aside. The next snapshot is given the last one's: to touch fresh
+  /// pages takes several times as long as the copying.
+  using Spare = std::vector<std::unique_ptr<std::byte[]>>;
+
   /// states: of equal element counts. Those on a device are copied to the host at once.
   explicit Snapshot(std::vector<Tensor> states, std::size_t most_kept = most_kept_bytes,
-                    std::chrono::milliseconds patience = default_patience);
+                    std::chrono::milliseconds patience = default_patience, Spare spare = {});
 
   /// Fills `to` with the next bytes: as many as `most`, fewer at the end. Error(74) when abandoned.
   std::size_t read(std::byte* to, std::size_t most);
@@ -38,6 +42,8 @@ class Snapshot {
   void check() const;
   /// How long before_change took so far, in all.
   double delay_seconds() const;
+  /// When nothing is read any more.
+  Spare take_spare();
 
  private:
   struct Piece {
@@ -56,6 +62,7 @@ class Snapshot {
   mutable std::mutex mutex_;
   std::condition_variable progress_;
   std::vector<Piece> pieces_;  // state after state
+  Spare spare_;
   std::size_t pieces_a_state_ = 0, next_ = 0, used_ = 0, kept_ = 0;
   std::string abandoned_;
   double delay_seconds_ = 0;

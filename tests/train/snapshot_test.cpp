@@ -4,6 +4,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <random>
 #include <thread>
 
@@ -68,6 +69,26 @@ TEST(Snapshot, HoldsWhatWasThereWhoeverIsFaster) {
       EXPECT_TRUE(got == expected) << most_kept << " " << trial;
       EXPECT_GT(snapshot.delay_seconds(), 0);
     }
+}
+
+TEST(Snapshot, CopiesIntoTheMemoryOfTheOneBefore) {
+  Snapshot::Spare spare;
+  const std::byte* first = nullptr;
+  for (int save = 0; save < 3; ++save) {
+    States state;
+    const auto expected = state.bytes();
+    Snapshot snapshot(state.tensors(), Snapshot::most_kept_bytes, Snapshot::default_patience,
+                      std::move(spare));
+    snapshot.before_change({0, 10});
+    state.change({0, 10});
+    EXPECT_TRUE(read_all(snapshot, 1'000'000) == expected) << save;
+    spare = snapshot.take_spare();
+    ASSERT_EQ(spare.size(), 3u);  // a piece of each state
+    if (!first) first = spare.front().get();
+    EXPECT_EQ(std::count_if(spare.begin(), spare.end(),
+                            [&](const auto& piece) { return piece.get() == first; }),
+              1);
+  }
 }
 
 TEST(Snapshot, KeepsNoMoreThanAsked) {
