@@ -1,35 +1,34 @@
 // Speed of the ops on a GPU as one JSON document:
-//   gpu_bench [FILTER]        runs the cases whose name holds FILTER
+//   gpu_bench [FILTER [SECONDS]]     the cases whose name holds FILTER; none begins after SECONDS
 // Memory-bound ops: GB/s of what must be moved at least, and its share of a plain copy's; the rest:
 // TFLOP/s and its share of the fastest product of 8192 x 8192 matrices; both ceilings are measured
-// in the same run. Shapes are those of SD2's U-Net at 64 images of 32 x 32 latents. Times come from
-// CUDA events, best of many; the second-level cache is overwritten before each.
+// in the same run. Shapes are those of SD2's U-Net at 64 images of 32 x 32 latents, and of a 7B
+// text model. Times come from CUDA events in the ops' own stream, best of many; the second-level
+// cache is overwritten before each, which also gives the host time to call what is measured.
 
 #include <cuda_runtime_api.h>
 
 #include <algorithm>
+#include <chrono>
 #include <cstdio>
+#include <cstdlib>
 #include <functional>
+#include <limits>
 #include <nlohmann/json.hpp>
 #include <string_view>
 #include <vector>
 
 #include "core/transfer.hpp"
-#include "kernels/ops.hpp"
+#include "kernels/cuda/backend.hpp"
 
 namespace strata {
 namespace {
 
-void check(cudaError_t status, const char* call) {
-  if (status != cudaSuccess) fail(Exit::internal, "{}: {}", call, cudaGetErrorString(status));
-}
-
-/// In the legacy default stream, which waits for every op called before and holds back those after.
 class Clock {
  public:
   Clock() {
-    check(cudaEventCreate(&start_), "cudaEventCreate");
-    check(cudaEventCreate(&stop_), "cudaEventCreate");
+    STRATA_CUDA(cudaEventCreate(&start_));
+    STRATA_CUDA(cudaEventCreate(&stop_));
   }
   ~Clock() {
     cudaEventDestroy(start_);
@@ -39,13 +38,13 @@ class Clock {
   Clock& operator=(const Clock&) = delete;
 
   template <class F>
-  double seconds(F f) {
-    check(cudaEventRecord(start_, cudaStreamLegacy), "cudaEventRecord");
+  double seconds(cudaStream_t stream, F f) {
+    STRATA_CUDA(cudaEventRecord(start_, stream));
     f();
-    check(cudaEventRecord(stop_, cudaStreamLegacy), "cudaEventRecord");
-    check(cudaEventSynchronize(stop_), "cudaEventSynchronize");
+    STRATA_CUDA(cudaEventRecord(stop_, stream));
+    STRATA_CUDA(cudaEventSynchronize(stop_));
     float milliseconds = 0;
-    check(cudaEventElapsedTime(&milliseconds, start_, stop_), "cudaEventElapsedTime");
+    STRATA_CUDA(cudaEventElapsedTime(&milliseconds, start_, stop_));
     return milliseconds * 1e-3;
   }
 
@@ -55,7 +54,8 @@ class Clock {
 
 class Bench {
  public:
-  explicit Bench(std::string_view filter) : filter_(filter), exec_(cuda_device()) {
+  Bench(std::string_view filter, double seconds)
+      : filter_(filter), seconds_(seconds), exec_(cuda_device()) {
     flush_ = Buffer(DType::f32, {std::int64_t{64} << 20}, exec_.device());
     bytes_peak_ = measure_copy();
     flops_peak_ = measure_product();
@@ -91,19 +91,16 @@ class Bench {
     double least = 1e9;
     for (int i = 0; i < 20; ++i) {
       ops::fill(exec_, flush_, static_cast<float>(i));
-      least = std::min(least, clock_.seconds([&] { op(exec_); }));
+      least = std::min(least, clock_.seconds(stream_of_ops(), [&] { op(exec_); }));
     }
     return least;
   }
+  cudaStream_t stream_of_ops() { return static_cast<cuda::CudaBackend&>(exec_.backend()).stream(); }
   double measure_copy() {
     const ArenaScope scope(exec_.arena);
     const std::int64_t bytes = std::int64_t{1} << 30;
     const Tensor from = exec_.empty(DType::u8, {bytes}), to = exec_.empty(DType::u8, {bytes});
-    const double seconds = best([&](Exec&) {
-      check(cudaMemcpyAsync(to.data, from.data, from.bytes(), cudaMemcpyDeviceToDevice,
-                            cudaStreamLegacy),
-            "cudaMemcpyAsync");
-    });
+    const double seconds = best([&](Exec& exec) { exec.copy(to.data, from.data, from.bytes()); });
     return 2.0 * static_cast<double>(bytes) / seconds;
   }
   double measure_product() {
@@ -115,6 +112,11 @@ class Bench {
   void add(const std::string& name, double work, const char* unit, double factor, const char* share,
            double peak, const std::function<void(Exec&)>& op) {
     if (name.find(filter_) == std::string::npos) return;
+    const std::chrono::duration<double> since_start = std::chrono::steady_clock::now() - start_;
+    if (since_start.count() > seconds_) {
+      cases_.push_back({{"name", name}, {"skipped", "the time is over"}});
+      return;
+    }
     try {
       const double seconds = best(op);
       cases_.push_back({{"name", name},
@@ -128,6 +130,8 @@ class Bench {
   }
 
   std::string filter_;
+  double seconds_;
+  std::chrono::steady_clock::time_point start_ = std::chrono::steady_clock::now();
   Exec exec_;
   Clock clock_;
   Buffer flush_;
@@ -231,6 +235,105 @@ void attention(Bench& bench, const Level& l, std::int64_t keys) {
   });
 }
 
+/// Ops that only move elements, and sums over pixels.
+void moves(Bench& bench, const Level& l) {
+  const ArenaScope scope(bench.exec().arena);
+  const std::string at = fmt::format(" {}x{}x{}", l.side, l.side, l.channels);
+  const Shape shape{batch, l.side, l.side, l.channels};
+  const Tensor x = bench.random(shape), skip = bench.random(shape), y = bench.random(shape);
+  const Tensor both = bench.random({batch, l.side, l.side, 2 * l.channels});
+  const Tensor small = bench.random({batch, l.side / 2, l.side / 2, l.channels});
+  const Tensor bias = bench.random({batch, l.channels});
+  const auto bytes = static_cast<double>(x.bytes());
+  bench.stream("concat" + at, 4 * bytes, [=](Exec& exec) { ops::concat(exec, both, x, skip); });
+  bench.stream("split" + at, 4 * bytes, [=](Exec& exec) { ops::split(exec, x, skip, both); });
+  bench.stream("upsample" + at, 1.25 * bytes,
+               [=](Exec& exec) { ops::upsample_nearest(exec, y, small); });
+  bench.stream("upsample backward" + at, 1.25 * bytes,
+               [=](Exec& exec) { ops::upsample_nearest_backward(exec, small, y); });
+  bench.stream("add_per_sample" + at, 2 * bytes,
+               [=](Exec& exec) { ops::add_per_sample(exec, y, x, bias); });
+  bench.stream("add_per_sample backward" + at, bytes,
+               [=](Exec& exec) { ops::add_per_sample_backward(exec, bias, y); });
+  bench.stream("silu" + at, 2 * bytes, [=](Exec& exec) { ops::silu(exec, y, x); });
+  bench.stream("silu backward" + at, 3 * bytes,
+               [=](Exec& exec) { ops::silu_backward(exec, y, skip, x); });
+}
+
+/// What a 7B text model is made of beside products: 8192 rows of 32 heads of 128, 14336 between.
+void text_model(Bench& bench) {
+  const ArenaScope scope(bench.exec().arena);
+  constexpr std::int64_t rows = 8192, heads = 32, width = 4096, between = 14336, vocabulary = 32000;
+  const Tensor x = bench.random({rows, width}), y = bench.random({rows, width});
+  const Tensor w = bench.random({width}), sum = bench.random(DType::f32, {rows, width});
+  const auto bytes = static_cast<double>(x.bytes());
+  bench.stream("rms_norm", 2 * bytes, [=](Exec& exec) { ops::rms_norm(exec, y, x, w, 1e-5f); });
+  for (const bool normalised : {false, true})
+    bench.stream(normalised ? "accumulate_layer normalised" : "accumulate_layer", 5 * bytes,
+                 [=](Exec& exec) { ops::accumulate_layer(exec, sum, x, normalised); });
+  bench.stream("cast f32 to bf16", 3 * bytes, [=](Exec& exec) { ops::cast(exec, y, sum); });
+  bench.stream("scale f32", 4 * bytes, [=](Exec& exec) { ops::scale(exec, sum, sum, 0.999f); });
+  std::vector<std::int64_t> ids(rows), places(rows);
+  for (std::int64_t i = 0; i < rows; ++i) {
+    ids[i] = i * 7919 % vocabulary;
+    places[i] = i % 200;
+  }
+  const Tensor id = on_device(bench.exec(), view_of(ids.data(), {rows}));
+  const Tensor place = on_device(bench.exec(), view_of(places.data(), {rows}));
+  const Tensor table = bench.random({vocabulary, width});
+  const Tensor frequencies = bench.random(DType::f32, {64});
+  bench.stream("embedding", 2 * bytes, [=](Exec& exec) { ops::embedding(exec, y, table, id); });
+  bench.stream("rope", 2 * bytes, [=](Exec& exec) {
+    ops::rope(exec, y.reshape({rows, heads, width / heads}), place, frequencies);
+  });
+  const Tensor gate = bench.random({rows, between}), up = bench.random({rows, between});
+  const Tensor gated = bench.random({rows, between});
+  bench.stream("gated silu", 3 * static_cast<double>(gate.bytes()),
+               [=](Exec& exec) { ops::gated(exec, gated, gate, up, ops::Activation::silu); });
+}
+
+/// Gemma 2's attention, which no vendor's kernel knows: 16 heads of 256, capped scores.
+void capped_attention(Bench& bench) {
+  const ArenaScope scope(bench.exec().arena);
+  constexpr std::int64_t texts = 32, tokens = 256, heads = 16, key_heads = 8, width = 256;
+  std::vector<std::int64_t> at;
+  for (std::int64_t b = 0; b <= texts; ++b) at.push_back(b * tokens);
+  const Tensor offsets = view_of(at.data(), {texts + 1});
+  const Tensor q = bench.random({texts * tokens, heads, width}), o = bench.random(q.shape);
+  const Tensor k = bench.random({texts * tokens, key_heads, width}), v = bench.random(k.shape);
+  const ops::AttentionParams p{.scale = 0.0625f, .causal = true, .softcap = 50};
+  // Half of the scores are seen.
+  bench.compute("attention capped", 2.0 * texts * tokens * tokens * heads * width,
+                [=](Exec& exec) { ops::attention(exec, o, {}, q, k, v, offsets, offsets, p); });
+}
+
+/// As many latents as make the calls themselves small beside the work.
+void diffusion(Bench& bench) {
+  const ArenaScope scope(bench.exec().arena);
+  constexpr std::int64_t samples = 1024;
+  const Shape shape{samples, 4, 64, 64}, pixels{samples, 64, 64, 4};
+  const auto f32 = [&](Shape of) { return bench.random(DType::f32, of); };
+  const Tensor x = f32(shape), noise = f32(shape), target = f32(shape);
+  const Tensor moments = f32({samples, 8, 64, 64}), y = bench.random(shape);
+  const Tensor gradient = bench.random(shape), turned = bench.random(pixels);
+  const Tensor a = f32({samples}), s = f32({samples}), weight = f32({samples});
+  const Tensor loss = f32({samples});
+  const auto elements = static_cast<double>(x.numel());
+  const std::vector<PhiloxCounter> counters(samples, PhiloxCounter{1, 0, Purpose::noise});
+  bench.stream("normals", 4 * elements,
+               [=](Exec& exec) { ops::normals(exec, x, {1}, counters.data()); });
+  bench.stream("draw_posterior", 16 * elements,
+               [=](Exec& exec) { ops::draw_posterior(exec, x, moments, noise); });
+  bench.stream("add_noise", 10 * elements,
+               [=](Exec& exec) { ops::add_noise(exec, y, x, noise, a, s); });
+  bench.stream("mse_loss", 8 * elements,
+               [=](Exec& exec) { ops::mse_loss(exec, loss, gradient, y, target, weight, 1.0f); });
+  bench.stream("nchw_to_nhwc", 4 * elements,
+               [=](Exec& exec) { ops::nchw_to_nhwc(exec, turned, y); });
+  bench.stream("nhwc_to_nchw", 4 * elements,
+               [=](Exec& exec) { ops::nhwc_to_nchw(exec, y, turned); });
+}
+
 void optimizer(Bench& bench) {
   const ArenaScope scope(bench.exec().arena);
   const std::int64_t n = std::int64_t{1} << 26;
@@ -251,16 +354,20 @@ void optimizer(Bench& bench) {
                [=](Exec& exec) { ops::gradient_stats(exec, squares, non_finite, grad, n / 64); });
 }
 
-int run(std::string_view filter) {
-  Bench bench(filter);
+int run(std::string_view filter, double seconds) {
+  Bench bench(filter, seconds);
   for (const Level& level : levels) {
     norms(bench, level);
     gates(bench, level);
     products(bench, level);
     attention(bench, level, level.side * level.side);
     attention(bench, level, 77);
+    moves(bench, level);
   }
   optimizer(bench);
+  text_model(bench);
+  capped_attention(bench);
+  diffusion(bench);
   fmt::print("{}\n", bench.report().dump(1));
   return bench.has_failed() ? 1 : 0;
 }
@@ -270,7 +377,8 @@ int run(std::string_view filter) {
 
 int main(int argc, char** argv) {
   try {
-    return strata::run(argc > 1 ? argv[1] : "");
+    const double forever = std::numeric_limits<double>::infinity();
+    return strata::run(argc > 1 ? argv[1] : "", argc > 2 ? std::atof(argv[2]) : forever);
   } catch (const strata::Error& error) {
     fmt::print(stderr, "gpu_bench: error: {}\n", error.what());
     return static_cast<int>(error.code());
