@@ -349,7 +349,7 @@ Tensor TextModel::pool(Exec& exec, Tensor ids, Tensor offsets, Tensor last_state
     if (config_.family == TextFamily::clip)
       token = std::find(id + at[b], id + token, id[token]) - id;
     const Tensor from = last_state.rows(token, token + 1);
-    memory::copy(chosen.rows(b, b + 1).data, exec.device(), from.data, exec.device(), from.bytes());
+    exec.copy(chosen.rows(b, b + 1).data, from.data, from.bytes());
   }
   Tensor result = chosen;
   if (projection_.weight.n > 0) {

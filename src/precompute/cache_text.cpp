@@ -252,16 +252,31 @@ void TextJob::build(std::int64_t shard, std::span<CacheBuilder* const> unfinishe
   };
   const auto batches = cut_batches(tokens, options.stream ? options.pass_tokens : batch_tokens);
   std::mutex one_writes;
-  const auto encode_and_write = [&](Exec& one, std::int64_t index) {
-    const CaptionRange batch = batches[static_cast<std::size_t>(index)];
-    const Encoded encoded = encode(one, batch);
+  const auto write_out = [&](const Exec& one, CaptionRange batch, const Encoded& encoded) {
     const std::lock_guard lock(one_writes);
     ledger.timed_within(Ledger::model, Ledger::files, exec.threads() / one.threads(),
                         [&] { write(tokens, batch, encoded, writers); });
     ledger.add(batch.last - batch.first, tokens.offsets[batch.last] - tokens.offsets[batch.first]);
     report(batch.last - batch.first, ledger.token_rate(ranks));
   };
+  const auto encode_and_write = [&](Exec& one, std::int64_t index) {
+    const CaptionRange batch = batches[static_cast<std::size_t>(index)];
+    write_out(one, batch, encode(one, batch));
+  };
+  // The device computes a batch while the last one's rows are written.
+  const auto one_ahead = [&] {
+    wanted.may_be_under_way = true;
+    Encoded last;
+    for (std::size_t i = 0; i < batches.size(); ++i) {
+      Encoded next = encode(exec, batches[i]);
+      if (i > 0) write_out(exec, batches[i - 1], last);
+      last = std::move(next);
+    }
+    wanted.padded->finish();
+    if (!batches.empty()) write_out(exec, batches.back(), last);
+  };
   ledger.timed(Ledger::model, [&] {
+    if (wanted.padded) return one_ahead();
     if (!options.stream) return exec.for_each_task(std::ssize(batches), encode_and_write);
     for (std::int64_t pass = 0; pass < std::ssize(batches); ++pass) encode_and_write(exec, pass);
   });

@@ -1,6 +1,7 @@
 #include "text/padded_passes.hpp"
 
 #include <cstring>
+#include <utility>
 
 #include "core/error.hpp"
 #include "kernels/ops.hpp"
@@ -15,6 +16,14 @@ std::int64_t texts_of(std::int64_t rows) {
 
 std::size_t feed_bytes(std::int64_t rows) {
   return static_cast<std::size_t>(2 * rows + texts_of(rows) + 1) * sizeof(std::int64_t);
+}
+
+/// Of all that a pass gives, f32.
+std::size_t result_bytes(const TextModel& model, const EncodeOptions& options, std::int64_t rows) {
+  const auto strategies = static_cast<std::int64_t>(options.strategies.size());
+  const std::int64_t pooled = options.pooled ? texts_of(rows) * model.pooled_width() : 0;
+  return static_cast<std::size_t>(strategies * rows * model.config().width + pooled) *
+         sizeof(float);
 }
 
 EncodeOptions without_pooled(EncodeOptions options) {
@@ -42,6 +51,7 @@ PaddedPasses::PaddedPasses(Exec& exec, const TextModel& model, bool causal,
       longest_(std::min(longest, buckets_.most_rows())),
       feed_(exec, feed_bytes(buckets_.most_rows())),
       states_(model, buckets_.most_rows(), 0, without_pooled(options), exec.device()),
+      results_(exec, result_bytes(model, options, buckets_.most_rows()), 2),
       replays_(exec, recorded) {
   STRATA_CHECK(!model.streaming(), "a recording of layers that come and go");
   if (options.pooled)
@@ -96,14 +106,42 @@ void PaddedPasses::run(const TokenBatch& texts, std::span<const Tensor> hidden, 
         exec_.copy(last_.tensor().data, state.data, state.bytes());
     });
   });
-  const auto to_host = [](Tensor to, Tensor from) {
-    memory::copy(to.data, to.device, from.data, from.device, to.bytes());
+  UnderWay now = take(texts, hidden, pooled);
+  finish();
+  under_way_ = std::move(now);
+}
+
+PaddedPasses::UnderWay PaddedPasses::take(const TokenBatch& texts, std::span<const Tensor> hidden,
+                                          Tensor pooled) {
+  UnderWay now{.slot = slot_, .results = {hidden.begin(), hidden.end()}};
+  slot_ = 1 - slot_;
+  const std::int64_t tokens = texts.ids.numel();
+  std::size_t at = 0;
+  const auto to_slot = [&](Tensor from, Tensor to) {
+    STRATA_CHECK(from.bytes() == to.bytes() && to.device == host_device);
+    results_.take(now.slot, at, from);
+    at += from.bytes();
   };
   for (std::size_t s = 0; s < hidden.size(); ++s)
-    to_host(hidden[s], states_.hidden[s].tensor().rows(0, tokens));
-  if (!pooled) return;
-  const ArenaScope scope(exec_.arena);
-  to_host(pooled, model_.pool(exec_, texts.ids, texts.offsets, last_.tensor().rows(0, tokens)));
+    to_slot(states_.hidden[s].tensor().rows(0, tokens), hidden[s]);
+  if (pooled) {
+    const ArenaScope scope(exec_.arena);
+    to_slot(model_.pool(exec_, texts.ids, texts.offsets, last_.tensor().rows(0, tokens)), pooled);
+    now.results.push_back(pooled);
+  }
+  results_.close(now.slot);
+  return now;
+}
+
+void PaddedPasses::finish() {
+  if (!under_way_) return;
+  const UnderWay done = *std::exchange(under_way_, std::nullopt);
+  poll_until([&] { return results_.moment(done.slot).is_reached(); });
+  const std::byte* from = results_.at(done.slot);
+  for (const Tensor& to : done.results) {
+    std::memcpy(to.data, from, to.bytes());
+    from += to.bytes();
+  }
 }
 
 }  // namespace strata

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <optional>
+#include <vector>
 
 #include "core/feed.hpp"
 #include "core/replay.hpp"
@@ -27,14 +28,23 @@ class PaddedPasses {
 
   /// Whether there is room for the texts.
   bool hold(const TokenBatch& texts) const;
-  /// Fills hidden, one a strategy (T, width) f32, and pooled (n, P) f32 or absent, on the host.
+  /// Begins a pass that fills hidden, one a strategy (T, width) f32, and pooled (n, P) f32 or
+  /// absent, on the host: they are there after finish(). The pass before is finished meanwhile.
   /// Error(65) as TextModel::forward.
   void run(const TokenBatch& texts, std::span<const Tensor> hidden, Tensor pooled);
+  /// Returns when nothing is under way.
+  void finish();
 
   std::size_t recordings() const { return replays_.recordings(); }
 
  private:
+  /// A pass whose results are on their way into a slot.
+  struct UnderWay {
+    int slot;
+    std::vector<Tensor> results;  // where they belong, as they lie in the slot
+  };
   void send(const TokenBatch& texts, std::int64_t rows);
+  UnderWay take(const TokenBatch& texts, std::span<const Tensor> hidden, Tensor pooled);
   /// Where ops find them, padded to so many rows.
   PaddedTokens at(std::int64_t rows) const;
 
@@ -46,6 +56,9 @@ class PaddedPasses {
   Feed feed_;  // ids and positions (most rows) i64, offsets (most texts + 1) i64
   HiddenStates states_;
   Buffer last_;  // (most rows, width): what is pooled; absent: nothing is
+  Readback results_;
+  int slot_ = 0;
+  std::optional<UnderWay> under_way_;
   Replays replays_;
 };
 

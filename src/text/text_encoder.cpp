@@ -83,7 +83,7 @@ TokenBatch batch_of(const Encoded& out, std::int64_t first, std::int64_t last,
 }
 
 /// Whether the padded passes hold the batch of captions from `caption`, whose tokens begin at
-/// `token`: then its states are in their places.
+/// `token`: then its states are on their way to their places.
 bool encode_padded(PaddedPasses* padded, const TokenBatch& texts, std::int64_t token,
                    std::int64_t caption, const HiddenStates& states) {
   if (!padded || !padded->hold(texts)) return false;
@@ -111,6 +111,7 @@ Encoded encode_ids(Exec& exec, const TextModel& model, std::span<const std::int3
   std::copy(offsets.begin(), offsets.end(), out.offsets.as<std::int64_t>());
   HiddenStates states(model, tokens, count, options);
 
+  bool is_under_way = false;
   for (std::int64_t first = 0; first < count;) {
     const ArenaScope scope(exec.arena);
     std::deque<std::vector<std::int64_t>> local;  // offsets, which the batches view
@@ -121,7 +122,8 @@ Encoded encode_ids(Exec& exec, const TextModel& model, std::span<const std::int3
       first = end_of_batch(offsets, begin, options.batch_tokens);
       if (offsets[begin] == offsets[first]) continue;
       const TokenBatch batch = batch_of(out, begin, first, local.emplace_back());
-      if (encode_padded(options.padded, batch, offsets[begin], begin, states)) continue;
+      is_under_way = encode_padded(options.padded, batch, offsets[begin], begin, states);
+      if (is_under_way) continue;
       pass.push_back(batch);
       states.add_batch(exec, offsets[begin], begin, pass.back());
     } while (model.streaming() && first < count);
@@ -132,6 +134,7 @@ Encoded encode_ids(Exec& exec, const TextModel& model, std::span<const std::int3
           options.after_state(k);
       });
   }
+  if (options.padded && !(is_under_way && options.may_be_under_way)) options.padded->finish();
   out.hidden = std::move(states.hidden);
   out.pooled = std::move(states.pooled);
   out.layers = std::move(states.layers);

@@ -29,6 +29,9 @@ struct EncodeOptions {
   std::function<void(std::int64_t k)> after_state;
   /// Of the same exec, model and options: batches go through them where they hold them.
   PaddedPasses* padded = nullptr;
+  /// The last of those batches may be under way when encode returns: what it returned holds its
+  /// states after the next batch, or padded->finish().
+  bool may_be_under_way = false;
 };
 
 /// n captions laid end to end, T tokens in all; a caption without ids owns an empty range.

@@ -78,6 +78,39 @@ INSTANTIATE_TEST_SUITE_P(Encoders, PaddedPassesTest,
                                          "encoders/gemma2", "encoders/llama3", "encoders/mistral",
                                          "encoders/qwen2", "encoders/t5", "llama"));
 
+// As cache text does it on a device: what was encoded is there when the next batch is, padded or
+// not.
+TEST(PaddedPassesInTurn, ABatchIsThereBehindTheNextOne) {
+  Exec exec(host_device, 1);
+  const TextModel model = TextModel::load(exec, golden_path("encoders/clip_projected"), DType::f32);
+  EncodeOptions options{.strategies = {"last", "avg"}, .pooled = true};
+  PaddedPasses padded(exec, model, true, options, 12);
+  EncodeOptions through = options;
+  through.padded = &padded;
+  through.may_be_under_way = true;
+  // 13 tokens do not fit, and a batch without any is no pass.
+  const std::vector<std::vector<std::int64_t>> batches{{5, 1}, {7}, {13}, {2, 2}, {0, 0}, {3}, {4}};
+  Encoded before;
+  for (std::size_t i = 0; i <= batches.size(); ++i) {
+    Encoded next;
+    if (i < batches.size()) {
+      const Texts texts(model.config(), batches[i]);
+      next = encode_ids(exec, model, texts.ids, texts.offsets, true, through);
+    } else {
+      padded.finish();
+    }
+    if (i > 0) {
+      SCOPED_TRACE(i - 1);
+      const Texts texts(model.config(), batches[i - 1]);
+      const Encoded expected = encode_ids(exec, model, texts.ids, texts.offsets, true, options);
+      for (std::size_t s = 0; s < options.strategies.size(); ++s)
+        EXPECT_TRUE(same(expected.hidden[s], before.hidden[s])) << options.strategies[s];
+      EXPECT_TRUE(same(expected.pooled, before.pooled));
+    }
+    before = std::move(next);
+  }
+}
+
 class Room : public testing::Test {
  protected:
   Exec exec_{host_device, 1};
