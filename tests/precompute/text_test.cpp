@@ -56,6 +56,22 @@ TEST_F(TextCaches, AreTheSameBytesOnAnyRanks) {
   EXPECT_EQ(contents_of(dir_ + "/single"), contents_of(dir_ + "/alone"));
 }
 
+/// Passes a batch ahead of what is written, on a device that is not there: all is there but the
+/// values.
+TEST_F(TextCaches, AreWholeWhenADeviceIsABatchAhead) {
+  if (world().rank() != 0) return;
+  TextCacheOptions options = text_options(dir_, "device");
+  options.device = counted_device;
+  const auto alone = local_communicator();
+  EXPECT_TRUE(cache_text(options, *alone));
+  EXPECT_TRUE(cache_text(text_options(dir_, "alone"), *alone));
+  for (const char* strategy : {"/last", "/layer_2", "/norm_avg"}) {
+    verify_cache(options.out + strategy);
+    EXPECT_EQ(CacheReader(options.out + strategy).manifest().tokens,
+              CacheReader(dir_ + "/alone" + strategy).manifest().tokens);
+  }
+}
+
 TEST_F(TextCaches, GoOnAfterAStop) {
   for (const bool stream : {false, true}) {
     TextCacheOptions options = text_options(dir_, stream ? "streamed" : "stopped");
