@@ -10,41 +10,27 @@ namespace strata::cuda {
 
 namespace {
 
-/// The cut of (B, pixels, C) into blocks: a block works on a chunk of a sample's pixels, `layers`
-/// of them at once, its threads side by side on groups of n channels.
-struct Cut {
-  static constexpr int most_threads = 512;
-  std::int64_t batch, pixels, chunks;
-  int channels, groups, columns, chunk_pixels;
-  dim3 block;
+using Cut = GroupNormCut;
 
-  Cut(const Tensor& x, int groups_, int n)
-      : batch(x.shape[0]),
-        pixels(x.numel() / (batch * x.shape[-1])),
-        channels(static_cast<int>(x.shape[-1])),
-        groups(groups_),
-        columns(channels / n) {
-    const int across = std::min(columns, most_threads), layers = std::max(1, 256 / across);
-    block = dim3(static_cast<unsigned>(across), static_cast<unsigned>(layers));
-    chunk_pixels = std::max(64, 4 * layers);
-    chunks = ceil_div(pixels, chunk_pixels);
-  }
-  dim3 grid() const { return {blocks(chunks), grid_side(batch)}; }
-  /// Sums of n channels a thread, two kinds.
-  std::size_t shared_bytes(int n) const {
-    return sizeof(float) * 2 * static_cast<std::size_t>(n) * block.x * block.y;
-  }
-};
+Cut cut_of(const Tensor& x, int n) {
+  return {x.shape[0], x.numel() / (x.shape[0] * x.shape[-1]), x.shape[-1], n};
+}
+dim3 grid_of(const Cut& cut) {
+  return {blocks(cut.chunks), grid_side(cut.batch)};
+}
+dim3 block_of(const Cut& cut) {
+  return {static_cast<unsigned>(cut.across), static_cast<unsigned>(cut.layers)};
+}
 
 /// What every kernel knows of the tensor.
 struct Extent {
   std::int64_t pixels, chunks;
   int channels, groups, columns, chunk_pixels;
-  explicit Extent(const Cut& cut)
+  Extent(const Cut& cut, int groups_)
       : pixels(cut.pixels),
         chunks(cut.chunks),
         channels(cut.channels),
-        groups(cut.groups),
+        groups(groups_),
         columns(cut.columns),
         chunk_pixels(cut.chunk_pixels) {}
 
@@ -319,11 +305,12 @@ __global__ void __launch_bounds__(Cut::most_threads)
 }
 
 /// total (B,2,C) in the arena = partial (B, chunks, 2, C) summed over the chunks.
-Tensor join_chunks(Exec& exec, cudaStream_t stream, const Tensor& partial, const Cut& cut) {
+Tensor join_chunks(Exec& exec, cudaStream_t stream, const Tensor& partial, const Cut& cut,
+                   const Extent& extent) {
   if (cut.chunks == 1) return partial;
   const Tensor total = exec.empty(DType::f32, {cut.batch, 2, cut.channels});
   join_chunks_kernel<<<blocks(ceil_div(total.numel(), join_threads)), join_threads, 0, stream>>>(
-      total.as<float>(), partial.as<float>(), Extent(cut), total.numel());
+      total.as<float>(), partial.as<float>(), extent, total.numel());
   STRATA_LAUNCHED("group_norm: join_chunks");
   return total;
 }
@@ -344,18 +331,19 @@ void CudaBackend::group_norm(Exec& exec, Tensor y, Tensor stats, Tensor x, Tenso
   with_type(x.dtype, [&](auto type) {
     using T = decltype(type);
     with_width<T>(is_wide(x.shape[-1], y, x, w, b), [&](auto n) {
-      const Cut cut(x, groups, n);
+      const Cut cut = cut_of(x, n);
+      const Extent extent(cut, groups);
       const Tensor partial = exec.empty(DType::f32, {cut.batch, cut.chunks, 2, cut.channels});
-      moments_kernel<n><<<cut.grid(), cut.block, cut.shared_bytes(n), stream()>>>(
-          partial.as<float>(), x.as<T>(), Extent(cut));
+      moments_kernel<n><<<grid_of(cut), block_of(cut), cut.shared_bytes(n), stream()>>>(
+          partial.as<float>(), x.as<T>(), extent);
       STRATA_LAUNCHED("group_norm: moments");
-      const Tensor total = join_chunks(exec, stream(), partial, cut);
+      const Tensor total = join_chunks(exec, stream(), partial, cut, extent);
       stats_kernel<<<warp_blocks(count), join_threads, 0, stream()>>>(
-          stats.as<float>(), total.as<float>(), x.as<T>(), Extent(cut), count, eps);
+          stats.as<float>(), total.as<float>(), x.as<T>(), extent, count, eps);
       STRATA_LAUNCHED("group_norm: stats");
       with_activation(activation, [&](auto silu) {
-        normalise_kernel<silu, n><<<cut.grid(), cut.block, 0, stream()>>>(
-            y.as<T>(), x.as<T>(), stats.as<float>(), w.as<T>(), b.as<T>(), Extent(cut));
+        normalise_kernel<silu, n><<<grid_of(cut), block_of(cut), 0, stream()>>>(
+            y.as<T>(), x.as<T>(), stats.as<float>(), w.as<T>(), b.as<T>(), extent);
         STRATA_LAUNCHED("group_norm: normalise");
       });
     });
@@ -372,16 +360,17 @@ void CudaBackend::group_norm_backward(Exec& exec, Tensor dx, Tensor dw, Tensor d
   with_type(x.dtype, [&](auto type) {
     using T = decltype(type);
     with_width<T>(is_wide(x.shape[-1], dx, dy, x, w, b), [&](auto n) {
-      const Cut cut(x, groups, n);
-      const Extent extent(cut);
+      const Cut cut = cut_of(x, n);
+      const Extent extent(cut, groups);
       const Tensor partial = exec.empty(DType::f32, {cut.batch, cut.chunks, 2, cut.channels});
       with_activation(activation, [&](auto silu) {
-        gradient_sums_kernel<silu, n><<<cut.grid(), cut.block, cut.shared_bytes(n), stream()>>>(
-            partial.as<float>(), dy.as<T>(), x.as<T>(), stats.as<float>(), w.as<T>(), b.as<T>(),
-            extent);
+        gradient_sums_kernel<silu, n>
+            <<<grid_of(cut), block_of(cut), cut.shared_bytes(n), stream()>>>(
+                partial.as<float>(), dy.as<T>(), x.as<T>(), stats.as<float>(), w.as<T>(), b.as<T>(),
+                extent);
         STRATA_LAUNCHED("group_norm_backward: sums");
       });
-      const Tensor total = join_chunks(exec, stream(), partial, cut);
+      const Tensor total = join_chunks(exec, stream(), partial, cut, extent);
       plan_kernel<<<warp_blocks(count), join_threads, 0, stream()>>>(
           plan.as<float>(), total.as<float>(), stats.as<float>(), w.as<T>(), extent, count);
       STRATA_LAUNCHED("group_norm_backward: plan");
@@ -392,7 +381,7 @@ void CudaBackend::group_norm_backward(Exec& exec, Tensor dx, Tensor dw, Tensor d
         STRATA_LAUNCHED("group_norm_backward: parameters");
       }
       with_activation(activation, [&](auto silu) {
-        gradient_kernel<silu, n><<<cut.grid(), cut.block, 0, stream()>>>(
+        gradient_kernel<silu, n><<<grid_of(cut), block_of(cut), 0, stream()>>>(
             dx.as<T>(), dy.as<T>(), x.as<T>(), stats.as<float>(), plan.as<float>(), w.as<T>(),
             b.as<T>(), extent);
         STRATA_LAUNCHED("group_norm_backward: dx");

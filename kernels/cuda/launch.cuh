@@ -8,27 +8,10 @@
 
 #include "core/tensor.hpp"
 #include "kernels/cuda/check.hpp"
+#include "kernels/cuda/geometry.hpp"
 #include "kernels/portable/dispatch.hpp"
 
 namespace strata::cuda {
-
-constexpr int warp_size = 32;
-
-inline std::int64_t ceil_div(std::int64_t a, std::int64_t b) {
-  return (a + b - 1) / b;
-}
-
-/// A grid's x extent; there are at most 2^31 - 1 blocks.
-inline unsigned blocks(std::int64_t count) {
-  STRATA_CHECK(count >= 0 && count < std::int64_t{1} << 31, "{} blocks", count);
-  return static_cast<unsigned>(count);
-}
-
-/// A grid's y or z extent; there are at most 65535 blocks.
-inline unsigned grid_side(std::int64_t count) {
-  STRATA_CHECK(count >= 0 && count <= 65535, "{} blocks on a grid's side", count);
-  return static_cast<unsigned>(count);
-}
 
 using portable::optional, portable::rows_of, portable::with_activation, portable::with_type;
 

@@ -8,7 +8,6 @@ namespace {
 constexpr int lanes = 32;        // column groups that a block works on at once
 constexpr int layers = 8;        // rows that a block of the first pass works on at once,
 constexpr int join_layers = 32;  // and of the second
-constexpr std::int64_t chunk_rows = 256;
 
 /// Sums `value` over threadIdx.y, in its order; the result is right where threadIdx.y is 0.
 template <int count, int n>
@@ -29,8 +28,8 @@ template <int n, class T>
 __global__ void __launch_bounds__(lanes* layers)
     sum_rows_kernel(float* partial, const T* x, std::int64_t rows, std::int64_t width) {
   const std::int64_t column = (std::int64_t{blockIdx.x} * lanes + threadIdx.x) * n;
-  const std::int64_t first = std::int64_t{blockIdx.y} * chunk_rows;
-  const std::int64_t end = min(first + chunk_rows, rows);
+  const std::int64_t first = std::int64_t{blockIdx.y} * sum_rows_chunk;
+  const std::int64_t end = min(first + sum_rows_chunk, rows);
   const T* from = x + std::int64_t{blockIdx.z} * rows * width + column;
   float sum[n] = {};
   if (column < width)
@@ -83,7 +82,7 @@ void store_partials(cudaStream_t stream, const Tensor& to, const Partials& parti
 
 Partials sum_rows(Exec& exec, cudaStream_t stream, const Tensor& x, std::int64_t segments,
                   std::int64_t rows) {
-  const std::int64_t width = x.shape[-1], chunks = ceil_div(rows, chunk_rows);
+  const std::int64_t width = x.shape[-1], chunks = ceil_div(rows, sum_rows_chunk);
   const Tensor partial = exec.empty(DType::f32, {segments, chunks, width});
   const Partials partials{partial.as<float>(), segments, chunks, width, width};
   if (partial.numel() == 0) return partials;

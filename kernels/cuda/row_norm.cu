@@ -267,12 +267,6 @@ __global__ void __launch_bounds__(threads)
   sums.store();
 }
 
-/// Rows whose parts of dw and db one group of threads adds up: enough groups to fill a device, few
-/// enough that their sums are small beside the rows.
-int rows_a_chunk(std::int64_t rows) {
-  return static_cast<int>(std::clamp<std::int64_t>(rows / 2048, 8, 64));
-}
-
 int checked_width(const Tensor& x) {
   STRATA_CHECK(x.shape[-1] <= 1 << 24, "rows of {} elements", x.shape[-1]);
   return static_cast<int>(x.shape[-1]);
@@ -300,7 +294,7 @@ void CudaBackend::layer_norm(Exec&, Tensor y, Tensor stats, Tensor x, Tensor w, 
 void CudaBackend::layer_norm_backward(Exec& exec, Tensor dx, Tensor dw, Tensor db, Tensor dy,
                                       Tensor stats, Tensor x, Tensor w) {
   if (x.numel() == 0) return;
-  const std::int64_t rows = rows_of(x), chunks = ceil_div(rows, rows_a_chunk(rows));
+  const std::int64_t rows = rows_of(x), chunks = ceil_div(rows, layer_norm_chunk(rows));
   const int width = checked_width(x);
   const ArenaScope scope(exec.arena);
   const Tensor partial = dw || db ? exec.empty(DType::f32, {chunks, 2, width}) : Tensor{};
@@ -311,7 +305,7 @@ void CudaBackend::layer_norm_backward(Exec& exec, Tensor dx, Tensor dw, Tensor d
       layer_norm_backward_kernel<S>
           <<<blocks(ceil_div(chunks, S::rows_a_block)), threads, 0, stream()>>>(
               dx.as<T>(), optional<float>(partial), dy.as<T>(), x.as<T>(), optional<T>(w),
-              stats.as<float>(), rows, width, rows_a_chunk(rows));
+              stats.as<float>(), rows, width, layer_norm_chunk(rows));
       STRATA_LAUNCHED("layer_norm_backward");
     });
   });

@@ -9,6 +9,7 @@
 #include "core/collectives.hpp"
 #include "kernels/backend.hpp"
 #include "kernels/cuda/attention_route.hpp"
+#include "kernels/cuda/geometry.hpp"
 #include "kernels/cuda/matmul.hpp"
 #include "kernels/cuda/plan_cache.hpp"
 #include "kernels/cuda/sequences.hpp"
@@ -196,6 +197,72 @@ TEST(Sequences, AreCountedInElements) {
     EXPECT_EQ(k_offsets, (Offsets{0, 77 * 64, 77 * 64, 80 * 64}));
     EXPECT_EQ(lse_offsets, (Offsets{0, 256 * 5, 512 * 5, 768 * 5}));
   }
+}
+
+/// Feature maps (samples, side, channels): of SD2's U-Net at 64 samples of 64 x 64 latents, skips
+/// put together among them, of its VAE at 8 images of 512 x 512, and some of no model.
+struct FeatureMap {
+  std::int64_t samples, side, channels;
+};
+std::vector<FeatureMap> feature_maps() {
+  std::vector<FeatureMap> maps{{1, 1, 1},    {3, 5, 33},   {2, 7, 320},  {65535, 1, 4},
+                               {1, 512, 17}, {2, 3, 5000}, {1, 64, 8192}};
+  for (const std::int64_t channels : {320, 640, 960}) maps.push_back({64, 64, channels});
+  for (const std::int64_t channels : {320, 640, 960, 1280, 1920})
+    maps.push_back({64, 32, channels});
+  for (const std::int64_t channels : {640, 1280, 1920, 2560}) maps.push_back({64, 16, channels});
+  for (const std::int64_t channels : {1280, 2560}) maps.push_back({64, 8, channels});
+  for (const std::int64_t side : {64, 128, 256, 512})
+    for (const std::int64_t channels : {128, 256, 512}) maps.push_back({8, side, channels});
+  return maps;
+}
+
+TEST(Geometry, GroupNormWorksOnEveryPixelAndChannelWithinTheLimits) {
+  for (const FeatureMap& map : feature_maps())
+    for (const int n : {1, 4, 8}) {
+      if (map.channels % n != 0) continue;
+      SCOPED_TRACE(
+          fmt::format("{} x {}^2 x {}, {} at once", map.samples, map.side, map.channels, n));
+      const std::int64_t pixels = map.side * map.side;
+      const GroupNormCut cut(map.samples, pixels, map.channels, n);
+      EXPECT_GE(cut.across, 1);
+      EXPECT_GE(cut.layers, 1);
+      EXPECT_LE(cut.across * cut.layers, GroupNormCut::most_threads);
+      EXPECT_LE(cut.shared_bytes(n), std::size_t{48} << 10) << "what a kernel has unasked";
+      EXPECT_EQ(cut.columns * n, map.channels);
+      EXPECT_GE(cut.chunks * cut.chunk_pixels, pixels);
+      EXPECT_LT((cut.chunks - 1) * cut.chunk_pixels, pixels) << "a block without work";
+      EXPECT_GE(cut.chunk_pixels, cut.layers) << "a layer without work";
+      EXPECT_NO_THROW(blocks(cut.chunks));
+      EXPECT_NO_THROW(grid_side(cut.batch));
+    }
+}
+
+TEST(Geometry, TheLargestTensorsFitIntoGridsAndVendorsIndices) {
+  for (const FeatureMap& map : feature_maps()) {
+    const std::int64_t rows = map.samples * map.side * map.side;
+    SCOPED_TRACE(fmt::format("{} x {}^2 x {}", map.samples, map.side, map.channels));
+    EXPECT_NO_THROW(blocks(ceil_div(rows * map.channels, 256))) << "one element a thread";
+    EXPECT_NO_THROW(grid_side(ceil_div(rows, sum_rows_chunk))) << "sums over all rows";
+    EXPECT_NO_THROW(grid_side(ceil_div(map.side * map.side, 32))) << "a transpose's tiles";
+    const int chunk = layer_norm_chunk(rows);
+    EXPECT_NO_THROW(blocks(ceil_div(rows, chunk)));
+    if (rows >= chunk) {  // fewer are one chunk, whatever it costs
+      EXPECT_LE(ceil_div(rows, chunk) * 2 * map.channels * 4, rows * map.channels * 2)
+          << "parts of dw and db take more than a bf16 tensor";
+    }
+    EXPECT_LT(rows * map.channels, std::int64_t{1} << 31) << "cuDNN counts in 32 bits";
+  }
+  // GEGLU's hidden layer, the widest of all.
+  EXPECT_LT(std::int64_t{64} * 64 * 64 * 2 * 1280, std::int64_t{1} << 31);
+}
+
+TEST(Geometry, BeyondTheLimitsIsAnError) {
+  EXPECT_EQ(blocks((std::int64_t{1} << 31) - 1), 0x7fffffffu);
+  EXPECT_THROW(blocks(std::int64_t{1} << 31), Error);
+  EXPECT_EQ(grid_side(65535), 65535u);
+  EXPECT_THROW(grid_side(65536), Error);
+  EXPECT_THROW(blocks(-1), Error);
 }
 
 class Plans : public testing::Test {
