@@ -148,7 +148,7 @@ void HostBackend::conv2d(Exec& exec, Tensor y, Tensor x, Tensor w, Tensor b, ops
   const ConvShape shape(y, x, w, p, bool(b));
   const Call& call =
       vendor_.call(shape.key(Kind::conv), [&] { return make_forward(vendor_.engine(), shape); });
-  const void* weights = vendor_.weights(w.data, shape.w_plain(w.dtype), call.w);
+  const void* weights = vendor_.weights(exec, w.data, shape.w_plain(w.dtype), call.w);
   std::unordered_map<int, memory> arguments{{DNNL_ARG_SRC, vendor_.memory(call.x, x.data)},
                                             {DNNL_ARG_WEIGHTS, vendor_.memory(call.w, weights)},
                                             {DNNL_ARG_DST, vendor_.memory(call.y, y.data)}};
@@ -165,7 +165,7 @@ void HostBackend::conv2d_backward(Exec& exec, Tensor dx, Tensor dw, Tensor db, T
   if (dx) {
     const Call& call = vendor_.call(shape.key(Kind::conv_input_gradient),
                                     [&] { return make_input_gradient(vendor_.engine(), shape); });
-    const void* weights = vendor_.weights(w.data, shape.w_plain(w.dtype), call.w);
+    const void* weights = vendor_.weights(exec, w.data, shape.w_plain(w.dtype), call.w);
     vendor_.run(exec, call,
                 {{DNNL_ARG_DIFF_DST, vendor_.memory(call.y, dy.data)},
                  {DNNL_ARG_WEIGHTS, vendor_.memory(call.w, weights)},

@@ -77,7 +77,7 @@ void HostBackend::linear(Exec& exec, Tensor y, Tensor x, Tensor w, Tensor b) {
       vendor_.call({Kind::linear, static_cast<std::int64_t>(x.dtype), {rows, n, k, bool(b)}}, [&] {
         return make_product(vendor_.engine(), x.dtype, rows, any_matrix(x.dtype, k, n), bool(b));
       });
-  const void* weights = vendor_.weights(w.data, matrix(x.dtype, k, n, true), call.w);
+  const void* weights = vendor_.weights(exec, w.data, matrix(x.dtype, k, n, true), call.w);
   const Tensor source = with_rows(exec, x, m, rows);
   const Tensor target = rows == m ? y : exec.empty(y.dtype, {rows, n});
   std::unordered_map<int, memory> arguments{{DNNL_ARG_SRC, vendor_.memory(call.x, source.data)},
@@ -111,15 +111,14 @@ const Call& HostBackend::packed_call(DType dtype, std::int64_t rows, std::int64_
   });
 }
 
-Buffer HostBackend::pack(Exec&, Tensor w) {
+Buffer HostBackend::pack(Exec& exec, Tensor w) {
   const std::int64_t n = w.shape[0], k = w.shape[1];
   const ThreadScope threads(vendor_.threads());
   const memory::desc& wanted = packed_layout(w.dtype, n, k);
   const auto plain = matrix(w.dtype, k, n, true);
   const auto size = static_cast<std::int64_t>(wanted.get_size() / size_of(w.dtype));
   Buffer packed(w.dtype, {size});
-  const dnnl::reorder reorder({vendor_.engine(), plain, vendor_.engine(), wanted});
-  vendor_.run(reorder, plain, w.data, wanted, packed.tensor().data);
+  Reorder(vendor_.engine(), plain, wanted)(exec, packed.tensor().data, w.data);
   return packed;
 }
 
@@ -165,7 +164,7 @@ void HostBackend::linear_backward(Exec& exec, Tensor dx, Tensor dw, Tensor db, T
     const Call& call = vendor_.call({Kind::linear_input_gradient, dtype, {rows, n, k}}, [&] {
       return make_product(vendor_.engine(), x.dtype, rows, any_matrix(x.dtype, n, k), false);
     });
-    const void* weights = vendor_.weights(w.data, matrix(x.dtype, n, k), call.w);
+    const void* weights = vendor_.weights(exec, w.data, matrix(x.dtype, n, k), call.w);
     const Tensor target = rows == m ? dx : exec.empty(dx.dtype, {rows, k});
     vendor_.run(exec, call,
                 {{DNNL_ARG_SRC, vendor_.memory(call.x, gradient.data)},

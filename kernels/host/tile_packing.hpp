@@ -37,8 +37,9 @@ void exchange(Units* rows, std::integer_sequence<int, i...>) {
   }
 }
 
-/// to (16,16) with rows `panel` apart = the transpose of 16 rows of 16 units, `pitch` bytes apart.
-inline void transpose_square(Unit* to, const std::byte* from, std::int64_t pitch) {
+/// to (16,16) with rows `side` apart = the transpose of 16 rows of 16 units, `pitch` bytes apart.
+inline void transpose_square(Unit* to, std::int64_t side, const std::byte* from,
+                             std::int64_t pitch) {
   constexpr auto columns = std::make_integer_sequence<int, lane>();
   Units rows[lane];
 #pragma GCC unroll 16
@@ -48,34 +49,40 @@ inline void transpose_square(Unit* to, const std::byte* from, std::int64_t pitch
   exchange<4>(rows, columns);
   exchange<8>(rows, columns);
 #pragma GCC unroll 16
-  for (int c = 0; c < lane; ++c) std::memcpy(to + c * panel, &rows[c], sizeof rows[c]);
+  for (int c = 0; c < lane; ++c) std::memcpy(to + c * side, &rows[c], sizeof rows[c]);
 }
 
 }  // namespace detail
+
+/// to (units of width, side) = the transpose of `rows` rows, at most `side`; zero past them.
+template <class T>
+void pack_panel(Unit* to, std::int64_t side, const T* from, std::int64_t pitch, std::int64_t width,
+                std::int64_t rows) {
+  const std::int64_t units = units_of<T>(width), whole_units = width / unit_values<T> / lane * lane;
+  const std::int64_t whole_rows = rows / lane * lane;
+  const auto bytes = static_cast<std::int64_t>(sizeof(T));
+  const auto* source = reinterpret_cast<const std::byte*>(from);
+  if (rows < side) std::fill_n(to, units * side, Unit{0});
+  for (std::int64_t r = 0; r < whole_rows; r += lane)
+    for (std::int64_t u = 0; u < whole_units; u += lane)
+      detail::transpose_square(to + u * side + r, side, source + r * pitch * bytes + u * 4,
+                               pitch * bytes);
+  for (std::int64_t r = 0; r < rows; ++r)
+    for (std::int64_t u = r < whole_rows ? whole_units : 0; u < units; ++u) {
+      const std::int64_t values = std::min(unit_values<T>, width - u * unit_values<T>);
+      Unit unit = 0;
+      std::memcpy(&unit, source + r * pitch * bytes + u * 4,
+                  static_cast<std::size_t>(values * bytes));
+      to[u * side + r] = unit;
+    }
+}
 
 /// to (panels, units of width, 64): the transpose of each panel of 64 rows, rows past `rows` zero.
 template <class T>
 void pack_panels(Unit* to, const T* from, std::int64_t pitch, std::int64_t width,
                  std::int64_t rows) {
-  const std::int64_t units = units_of<T>(width), whole_units = width / unit_values<T> / lane * lane;
-  const auto bytes = static_cast<std::int64_t>(sizeof(T));
-  for (std::int64_t first = 0; first < rows; first += panel, to += units * panel) {
-    const auto* source = reinterpret_cast<const std::byte*>(from + first * pitch);
-    const std::int64_t count = std::min(panel, rows - first), whole_rows = count / lane * lane;
-    if (count < panel) std::fill_n(to, units * panel, Unit{0});
-    for (std::int64_t r = 0; r < whole_rows; r += lane)
-      for (std::int64_t u = 0; u < whole_units; u += lane)
-        detail::transpose_square(to + u * panel + r, source + r * pitch * bytes + u * 4,
-                                 pitch * bytes);
-    for (std::int64_t r = 0; r < count; ++r)
-      for (std::int64_t u = r < whole_rows ? whole_units : 0; u < units; ++u) {
-        const std::int64_t values = std::min(unit_values<T>, width - u * unit_values<T>);
-        Unit unit = 0;
-        std::memcpy(&unit, source + r * pitch * bytes + u * 4,
-                    static_cast<std::size_t>(values * bytes));
-        to[u * panel + r] = unit;
-      }
-  }
+  for (std::int64_t first = 0; first < rows; first += panel, to += units_of<T>(width) * panel)
+    pack_panel(to, panel, from + first * pitch, pitch, width, std::min(panel, rows - first));
 }
 
 /// to (count): `low` and `high` (absent: zeros) rounded to bf16, side by side. Subnormal results

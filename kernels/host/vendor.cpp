@@ -2,6 +2,8 @@
 
 #include <omp.h>
 
+#include <algorithm>
+
 #include "core/spans.hpp"
 
 namespace strata::host {
@@ -20,30 +22,40 @@ std::size_t CallKeyHash::operator()(const CallKey& key) const {
 Vendor::Vendor(int threads)
     : threads_(threads), engine_(dnnl::engine::kind::cpu, 0), stream_(engine_) {}
 
-void* Vendor::weights(const std::byte* w, const dnnl::memory::desc& plain,
+Reorder::Reorder(const dnnl::engine& engine, const dnnl::memory::desc& plain,
+                 const dnnl::memory::desc& wanted)
+    : engine_(engine), plain_(plain), wanted_(wanted), layout_(weight_layout(plain, wanted)) {
+  if (!layout_)
+    vendors_ = dnnl::reorder(dnnl::reorder::primitive_desc(engine_, plain, engine_, wanted));
+}
+
+void Reorder::operator()(Exec& exec, std::byte* to, const std::byte* from) const {
+  spans::Span span("reorder weights", "op");
+  span.add_work(0, static_cast<double>(plain_.get_size() + wanted_.get_size()));
+  if (layout_) return lay_out(exec, *layout_, to, from);
+  dnnl::stream stream(engine_);
+  dnnl::memory source(plain_, engine_, const_cast<std::byte*>(from)), target(wanted_, engine_, to);
+  vendors_.execute(stream, source, target);
+  stream.wait();
+}
+
+void* Vendor::weights(Exec& exec, const std::byte* w, const dnnl::memory::desc& plain,
                       const dnnl::memory::desc& wanted) {
   if (plain == wanted) return const_cast<std::byte*>(w);
   auto& known = weights_[w];
-  Reordered* entry = nullptr;
-  for (auto& candidate : known)
-    if (candidate.wanted == wanted && candidate.plain == plain) entry = &candidate;
-  if (!entry) {
-    known.push_back({plain,
-                     wanted,
-                     dnnl::reorder(dnnl::reorder::primitive_desc(engine_, plain, engine_, wanted)),
-                     {}});
-    entry = &known.back();
-  }
+  auto entry = std::find_if(known.begin(), known.end(), [&](const Reordered& candidate) {
+    return candidate.reorder.is(plain, wanted);
+  });
+  if (entry == known.end())
+    entry = known.insert(entry, Reordered{Reorder(engine_, plain, wanted), {}});
   Buffer& to = keeps_layouts_ ? entry->data : passing_;
-  const auto size = static_cast<std::int64_t>(wanted.get_size());
-  if (!to.tensor() || to.tensor().numel() < size) {
-    to = Buffer(DType::u8, {size});
+  const std::int64_t bytes = entry->reorder.bytes();
+  if (!to.tensor() || to.tensor().numel() < bytes) {
+    to = Buffer(DType::u8, {bytes});
     entry->version = 0;
   }
   if (!keeps_layouts_ || entry->version != version_) {
-    spans::Span span("reorder weights", "op");
-    span.add_work(0, static_cast<double>(plain.get_size() + wanted.get_size()));
-    run(entry->reorder, plain, w, wanted, to.tensor().data);
+    entry->reorder(exec, to.tensor().data, w);
     entry->version = version_;
   }
   return to.tensor().data;

@@ -5,10 +5,12 @@
 #include <array>
 #include <cstring>
 #include <dnnl.hpp>
+#include <optional>
 #include <unordered_map>
 #include <vector>
 
 #include "core/exec.hpp"
+#include "kernels/host/weight_layouts.hpp"
 
 namespace strata::host {
 
@@ -43,6 +45,24 @@ struct Call {
   std::int64_t scratch_bytes() const { return static_cast<std::int64_t>(scratchpad.get_size()); }
 };
 
+/// From one layout of weights to another, by the fastest way known.
+class Reorder {
+ public:
+  Reorder(const dnnl::engine& engine, const dnnl::memory::desc& plain,
+          const dnnl::memory::desc& wanted);
+  bool is(const dnnl::memory::desc& plain, const dnnl::memory::desc& wanted) const {
+    return wanted_ == wanted && plain_ == plain;
+  }
+  std::int64_t bytes() const { return static_cast<std::int64_t>(wanted_.get_size()); }
+  void operator()(Exec& exec, std::byte* to, const std::byte* from) const;
+
+ private:
+  dnnl::engine engine_;
+  dnnl::memory::desc plain_, wanted_;
+  std::optional<WeightLayout> layout_;
+  dnnl::reorder vendors_;  // where that is absent
+};
+
 using Arguments = std::unordered_map<int, dnnl::memory>;
 
 class Vendor {
@@ -59,7 +79,7 @@ class Vendor {
 
   /// Weights `w`, plain in memory, in the layout `wanted`, until the next call: reordered once
   /// until they change, or each time where layouts are not kept.
-  void* weights(const std::byte* w, const dnnl::memory::desc& plain,
+  void* weights(Exec& exec, const std::byte* w, const dnnl::memory::desc& plain,
                 const dnnl::memory::desc& wanted);
   void weights_changed() { ++version_; }
   void keep_layouts(bool keep);
@@ -80,8 +100,7 @@ class Vendor {
 
  private:
   struct Reordered {
-    dnnl::memory::desc plain, wanted;
-    dnnl::reorder reorder;
+    Reorder reorder;
     Buffer data;  // where layouts are kept
     std::uint64_t version = 0;
   };
