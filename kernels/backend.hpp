@@ -5,6 +5,7 @@
 #include <functional>
 #include <span>
 
+#include "core/shared_layouts.hpp"
 #include "kernels/ops.hpp"
 #include "kernels/portable/math.hpp"
 
@@ -14,7 +15,9 @@ struct Backend {
   virtual ~Backend() = default;
   virtual void weights_changed() = 0;
   virtual void keep_layouts(bool) {}
+  virtual void share_layouts(std::shared_ptr<SharedLayouts>, Tensor /*weights*/) {}
   virtual std::int64_t layout_bytes() const { return 0; }
+  virtual std::int64_t shared_layout_bytes() const { return 0; }
   /// Only a device works on after an op has returned.
   virtual void synchronize() {}
   virtual void wait_for(Backend&) {}

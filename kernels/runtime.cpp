@@ -3,6 +3,7 @@
 #include <cstring>
 
 #include "core/feed.hpp"
+#include "core/shared_layouts.hpp"
 #include "kernels/backend.hpp"
 
 namespace strata {
@@ -42,6 +43,14 @@ void Exec::keep_layouts(bool keep) {
 
 std::int64_t Exec::layout_bytes() const {
   return backend_->layout_bytes();
+}
+
+void share_layouts(Exec& exec, std::shared_ptr<SharedLayouts> shared, Tensor weights) {
+  exec.backend().share_layouts(std::move(shared), weights);
+}
+
+std::int64_t shared_layout_bytes(Exec& exec) {
+  return exec.backend().shared_layout_bytes();
 }
 
 void Exec::for_each_task(std::int64_t count,

@@ -12,7 +12,11 @@ class HostBackend final : public Backend {
 
   void weights_changed() override { vendor_.weights_changed(); }
   void keep_layouts(bool keep) override { vendor_.keep_layouts(keep); }
+  void share_layouts(std::shared_ptr<SharedLayouts> shared, Tensor weights) override {
+    vendor_.share_layouts(std::move(shared), weights);
+  }
   std::int64_t layout_bytes() const override { return vendor_.layout_bytes(); }
+  std::int64_t shared_layout_bytes() const override { return vendor_.shared_layout_bytes(); }
   void copy(void* to, const void* from, std::size_t bytes) override;
   std::unique_ptr<Recording> record(const std::function<void()>& body) override;
 

@@ -8,14 +8,19 @@
 
 namespace strata::host {
 
+namespace {
+constexpr std::uint64_t hash_seed = 0xcbf29ce484222325u;
+
+void mix(std::uint64_t& hash, std::int64_t value) {
+  hash = (hash ^ static_cast<std::uint64_t>(value)) * 0x9e3779b97f4a7c15u;
+  hash ^= hash >> 29;
+}
+}  // namespace
+
 std::size_t CallKeyHash::operator()(const CallKey& key) const {
-  std::uint64_t hash = 0xcbf29ce484222325u ^ static_cast<std::uint64_t>(key.kind);
-  const auto mix = [&](std::int64_t value) {
-    hash = (hash ^ static_cast<std::uint64_t>(value)) * 0x9e3779b97f4a7c15u;
-    hash ^= hash >> 29;
-  };
-  mix(key.dtype);
-  for (const auto extent : key.extents) mix(extent);
+  std::uint64_t hash = hash_seed ^ static_cast<std::uint64_t>(key.kind);
+  mix(hash, key.dtype);
+  for (const auto extent : key.extents) mix(hash, extent);
   return hash;
 }
 
@@ -39,26 +44,79 @@ void Reorder::operator()(Exec& exec, std::byte* to, const std::byte* from) const
   stream.wait();
 }
 
+std::uint64_t Reorder::hash() const {
+  std::uint64_t hash = hash_seed;
+  for (const dnnl::memory::desc* desc : {&plain_, &wanted_}) {
+    const dnnl_memory_desc_t& d = desc->data;
+    const dnnl_blocking_desc_t& blocking = d.format_desc.blocking;
+    mix(hash, d.data_type);
+    for (int i = 0; i < d.ndims; ++i) {
+      mix(hash, d.padded_dims[i]);
+      mix(hash, blocking.strides[i]);
+    }
+    for (int i = 0; i < blocking.inner_nblks; ++i) {
+      mix(hash, blocking.inner_idxs[i]);
+      mix(hash, blocking.inner_blks[i]);
+    }
+  }
+  return hash;
+}
+
+Vendor::Reordered& Vendor::entry_of(const std::byte* w, const dnnl::memory::desc& plain,
+                                    const dnnl::memory::desc& wanted) {
+  auto& known = weights_[w];
+  const auto entry = std::find_if(known.begin(), known.end(), [&](const Reordered& candidate) {
+    return candidate.reorder.is(plain, wanted);
+  });
+  if (entry != known.end()) return *entry;
+  return known.emplace_back(Reordered{Reorder(engine_, plain, wanted), {}});
+}
+
+void* Vendor::shared_weights(Exec& exec, const std::byte* w, Reordered& entry) {
+  if (!entry.slot) {
+    std::uint64_t key = entry.reorder.hash();
+    mix(key, w - shared_weights_.data);
+    entry.slot = shared_->slot(std::max<std::uint64_t>(key, 1), entry.reorder.bytes());
+    if (!entry.slot) return nullptr;
+  }
+  switch (shared_->turn(*entry.slot)) {
+    case SharedLayouts::Turn::elsewhere:
+      return nullptr;
+    case SharedLayouts::Turn::write:
+      entry.reorder(exec, shared_->data(*entry.slot), w);
+      shared_->written(*entry.slot);
+      break;
+    case SharedLayouts::Turn::read:
+      break;
+  }
+  return shared_->data(*entry.slot);
+}
+
 void* Vendor::weights(Exec& exec, const std::byte* w, const dnnl::memory::desc& plain,
                       const dnnl::memory::desc& wanted) {
   if (plain == wanted) return const_cast<std::byte*>(w);
-  auto& known = weights_[w];
-  auto entry = std::find_if(known.begin(), known.end(), [&](const Reordered& candidate) {
-    return candidate.reorder.is(plain, wanted);
-  });
-  if (entry == known.end())
-    entry = known.insert(entry, Reordered{Reorder(engine_, plain, wanted), {}});
-  Buffer& to = keeps_layouts_ ? entry->data : passing_;
-  const std::int64_t bytes = entry->reorder.bytes();
+  Reordered& entry = entry_of(w, plain, wanted);
+  const bool shares = keeps_layouts_ && shared_ && w >= shared_weights_.data &&
+                      w < shared_weights_.data + shared_weights_.bytes();
+  if (shares)
+    if (void* data = shared_weights(exec, w, entry)) return data;
+  const bool keeps = keeps_layouts_ && !shares;
+  Buffer& to = keeps ? entry.data : passing_;
+  const std::int64_t bytes = entry.reorder.bytes();
   if (!to.tensor() || to.tensor().numel() < bytes) {
     to = Buffer(DType::u8, {bytes});
-    entry->version = 0;
+    entry.version = 0;
   }
-  if (!keeps_layouts_ || entry->version != version_) {
-    entry->reorder(exec, to.tensor().data, w);
-    entry->version = version_;
+  if (!keeps || entry.version != version_) {
+    entry.reorder(exec, to.tensor().data, w);
+    entry.version = version_;
   }
   return to.tensor().data;
+}
+
+void Vendor::weights_changed() {
+  ++version_;
+  if (shared_) shared_->weights_changed();
 }
 
 void Vendor::keep_layouts(bool keep) {
@@ -67,6 +125,13 @@ void Vendor::keep_layouts(bool keep) {
   if (!keep)
     for (auto& [address, known] : weights_)
       for (Reordered& entry : known) entry.data = {};
+}
+
+void Vendor::share_layouts(std::shared_ptr<SharedLayouts> shared, Tensor weights) {
+  shared_ = std::move(shared);
+  shared_weights_ = weights;
+  for (auto& [address, known] : weights_)
+    for (Reordered& entry : known) entry.slot = nullptr;
 }
 
 std::int64_t Vendor::layout_bytes() const {

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "core/exec.hpp"
+#include "core/shared_layouts.hpp"
 #include "kernels/host/weight_layouts.hpp"
 
 namespace strata::host {
@@ -54,6 +55,8 @@ class Reorder {
     return wanted_ == wanted && plain_ == plain;
   }
   std::int64_t bytes() const { return static_cast<std::int64_t>(wanted_.get_size()); }
+  /// Of both layouts, the same in every process.
+  std::uint64_t hash() const;
   void operator()(Exec& exec, std::byte* to, const std::byte* from) const;
 
  private:
@@ -81,9 +84,11 @@ class Vendor {
   /// until they change, or each time where layouts are not kept.
   void* weights(Exec& exec, const std::byte* w, const dnnl::memory::desc& plain,
                 const dnnl::memory::desc& wanted);
-  void weights_changed() { ++version_; }
+  void weights_changed();
   void keep_layouts(bool keep);
-  std::int64_t layout_bytes() const;
+  void share_layouts(std::shared_ptr<SharedLayouts> shared, Tensor weights);
+  std::int64_t layout_bytes() const;  // our own
+  std::int64_t shared_layout_bytes() const { return shared_ ? shared_->used() : 0; }
 
   dnnl::memory memory(const dnnl::memory::desc& desc, const void* data) const {
     return {desc, engine_, const_cast<void*>(data)};
@@ -103,7 +108,13 @@ class Vendor {
     Reorder reorder;
     Buffer data;  // where layouts are kept
     std::uint64_t version = 0;
+    SharedLayouts::Slot* slot = nullptr;  // once it is known
   };
+
+  Reordered& entry_of(const std::byte* w, const dnnl::memory::desc& plain,
+                      const dnnl::memory::desc& wanted);
+  /// Null where it must be made in memory of our own.
+  void* shared_weights(Exec& exec, const std::byte* w, Reordered& entry);
 
   int threads_;
   dnnl::engine engine_;
@@ -111,6 +122,8 @@ class Vendor {
   std::uint64_t version_ = 1;
   bool keeps_layouts_ = true;
   Buffer passing_;  // one layout at a time, where they are not kept
+  std::shared_ptr<SharedLayouts> shared_;
+  Tensor shared_weights_{};  // whose layouts those are
   std::unordered_map<CallKey, Call, CallKeyHash> calls_;
   std::unordered_map<const std::byte*, std::vector<Reordered>> weights_;
 };

@@ -16,6 +16,7 @@
 #include "core/log.hpp"
 #include "core/peaks.hpp"
 #include "core/process.hpp"
+#include "dist/node_memory.hpp"
 
 namespace strata {
 namespace {
@@ -68,12 +69,13 @@ nlohmann::json measure(const Options& options, Exec& exec, Communicator& world, 
   nlohmann::json result;
   if (options.forward_only) {
     RandomEvaluation evaluation(exec, unet, random_weights(unet), shape, 0);
+    share_layouts(exec, world, evaluation.parameters());  // as the sampler's ranks do
     result["seconds"] = seconds_of([&] { evaluation.evaluate(); });
     result["FLOPs"] = flops.forward;
     return result;
   }
   const auto between = connect_devices(world, exec.device());
-  RandomTraining training(exec, between ? *between : world, unet, random_weights(unet), shape,
+  RandomTraining training(exec, for_tensors(between, world), unet, random_weights(unet), shape,
                           {.compute = shape.dtype}, true);
   result["seconds"] = seconds_of([&] { training.step(); });
   result["FLOPs"] = flops.forward + flops.backward;

@@ -19,6 +19,7 @@
 #include "core/log.hpp"
 #include "core/process.hpp"
 #include "dist/monitor_process.hpp"
+#include "dist/node_memory.hpp"
 
 namespace strata {
 
@@ -128,25 +129,16 @@ Monitor::~Monitor() {
 void Monitor::join(Communicator& world) {
   activity::begin(world.rank());
   answer_crashes();
-  // Where a process id means the same process, and whose board is to be opened there.
-  const std::string node = host_name() + " " + boot_id() + " " + pid_namespace();
   const bool is_leader = memory_ >= 0 && child_ > 0;
-  const auto all =
-      world.all_gather_strings(fmt::format("{} {} {}", is_leader ? getpid() : 0, memory_, node));
-  std::string leaders_board;
+  const NodeFile* leader = nullptr;
   int index = 1;
-  for (int rank = 0; rank < world.size(); ++rank) {
-    int pid = 0, fd = -1;
-    char* end = nullptr;
-    pid = static_cast<int>(std::strtol(all[rank].c_str(), &end, 10));
-    fd = static_cast<int>(std::strtol(end, &end, 10));
-    if (node != end + 1) continue;
-    if (pid > 0 && leaders_board.empty()) leaders_board = fmt::format("/proc/{}/fd/{}", pid, fd);
-    if (rank < world.rank() && pid == 0) ++index;
+  const auto files = files_of_node(world, is_leader ? memory_ : -1);
+  for (const NodeFile& file : files) {
+    if (file.fd >= 0 && !leader) leader = &file;
+    if (file.rank < world.rank() && file.fd < 0) ++index;
   }
-  std::string problem;
   if (!is_leader && world.size() > 1) {
-    const int fd = leaders_board.empty() ? -1 : open(leaders_board.c_str(), O_RDWR | O_CLOEXEC);
+    const int fd = leader ? leader->reopen() : -1;
     Board* const shared = fd >= 0 && index < activity::most_ranks ? map_board(fd) : nullptr;
     if (fd >= 0) close(fd);
     if (shared)

@@ -62,7 +62,8 @@ HostMemory host_memory(Exec& exec, const UNet& unet, const CacheSet& caches,
   run_passes(exec, unet, Weights(unet.parameters(), flat), gradients, at,
              {.recompute = config.train.recompute}, losses);
   exec.weights_changed();
-  return {static_cast<double>(exec.arena.peak_bytes()), static_cast<double>(exec.layout_bytes())};
+  return {static_cast<double>(exec.arena.peak_bytes()),
+          static_cast<double>(exec.layout_bytes())};
 }
 
 /// A line of the plan: what, and how much.
@@ -94,7 +95,10 @@ std::vector<Part> parts_of(const TrainConfig& config, Exec& exec, const UNet& un
     }
     communicator.all_reduce_sum(measured);
     parts.push_back({"activations, temporaries", measured[0]});
-    parts.push_back({"weights in other layouts", measured[1]});
+    // Kept ones are the node's; its ranks are taken to be as many as this one's.
+    const int users = microbatches > 1 ? communicator.local_size() : 1;
+    parts.push_back({users > 1 ? "weight layouts, its share" : "weights in other layouts",
+                     measured[1] / users});
     return parts;
   }
   const RowBuckets buckets = step_buckets(caches, microbatch, microbatches, step_mode(config));

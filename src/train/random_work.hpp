@@ -62,6 +62,7 @@ class RandomEvaluation {
                    std::int64_t without_text);
   /// One evaluation of all samples; as RandomTraining::step.
   void evaluate();
+  Tensor parameters() const { return flat_; }
 
  private:
   Exec& exec_;

@@ -26,6 +26,11 @@ NoiseSchedule schedule_of(const DiffusionConfig& config);
 Device device_of(const TrainConfig& config, const Communicator& communicator);
 /// What gradients travel over; none on the host, where the communicator itself does it. Collective.
 std::unique_ptr<Communicator> connect_devices(Communicator& communicator, Device device);
+/// For tensors: `between_devices` where it is there, else the ranks' own.
+inline Communicator& for_tensors(const std::unique_ptr<Communicator>& between_devices,
+                                 Communicator& communicator) {
+  return between_devices ? *between_devices : communicator;
+}
 DType compute_dtype(const TrainConfig& config);
 Zero2Options zero2_options(const TrainConfig& config);
 

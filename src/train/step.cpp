@@ -5,6 +5,7 @@
 
 #include "core/activity.hpp"
 #include "core/spans.hpp"
+#include "dist/node_memory.hpp"
 #include "kernels/ops.hpp"
 #include "model/weights.hpp"
 #include "train/conditioning.hpp"
@@ -56,7 +57,7 @@ Learner::Learner(const TrainConfig& config, Communicator& communicator, StepMode
       text_hash_(cache_hash(config.data.text)),
       schedule_(schedule_of(config.diffusion)),
       unet_(resolve_unet(config, caches_)),
-      zero_(exec_, between_devices_ ? *between_devices_ : communicator, unet_.parameters(),
+      zero_(exec_, for_tensors(between_devices_, communicator), unet_.parameters(),
             zero2_options(config)),
       buckets_(step_buckets(caches_, microbatch_, microbatches(), mode)),
       input_(exec_, microbatch_shape(caches_, microbatch_, config.data.pooled,
@@ -65,7 +66,9 @@ Learner::Learner(const TrainConfig& config, Communicator& communicator, StepMode
       results_(exec_, ResultLayout(microbatch_, microbatches()).bytes, mode.behind + 1),
       replays_(exec_, mode.replays) {
   exec_.measure_choices(config.train.plan_cache);
-  exec_.keep_layouts(microbatches() > 1);  // one reads each but once between two updates
+  const bool reads_again = microbatches() > 1;  // one reads each but once between two updates
+  exec_.keep_layouts(reads_again);
+  if (reads_again) share_layouts(exec_, communicator, zero_.weights().flat());
 }
 
 void Learner::initialize_weights() {
@@ -187,7 +190,7 @@ void Learner::start_step(bool stop, StepDump* dump) {
 
 StepOutcome Learner::finish(const UnderWay& step) {
   const spans::Span span("finish step", "step", static_cast<int>(step.step));
-  (between_devices_ ? *between_devices_ : communicator_).await(results_.moment(step.slot));
+  for_tensors(between_devices_, communicator_).await(results_.moment(step.slot));
   const std::byte* result = results_.at(step.slot);
   const int ranks = communicator_.size();
   // One slot a lane and one for the stop: each is written by one rank, so the sum is exact and its

@@ -12,6 +12,7 @@
 #include "core/log.hpp"
 #include "core/peaks.hpp"
 #include "core/process.hpp"
+#include "core/shared_layouts.hpp"
 #include "evaluate/svg.hpp"
 #include "train/random_work.hpp"
 #include "train/setup.hpp"
@@ -61,6 +62,8 @@ std::vector<MemoryPart> memory_of(const Subject& subject) {
   double rest = static_cast<double>(resident_bytes().own);
   for (const MemoryPart& part : parts) rest -= part.bytes;
   parts.push_back({"the rest: libraries, input", std::max(rest, 0.0)});
+  parts.push_back({"such layouts of all the node's ranks",
+                   static_cast<double>(shared_layout_bytes(subject.exec))});
   parts.push_back({"resident, building included", static_cast<double>(peak_resident_bytes())});
   return parts;
 }
@@ -106,7 +109,7 @@ StepProfile measure_random(const TrainConfig& config, const Options& options, Co
   Exec exec(device_of(config, world), static_cast<int>(config.train.threads));
   exec.measure_choices(config.train.plan_cache);
   const auto between = connect_devices(world, exec.device());
-  RandomTraining training(exec, between ? *between : world, unet, random_weights(unet), shape,
+  RandomTraining training(exec, for_tensors(between, world), unet, random_weights(unet), shape,
                           zero2_options(config), false);
   return measure(
       {.exec = exec,

@@ -7,6 +7,7 @@
 #include "core/log.hpp"
 #include "core/safetensors.hpp"
 #include "core/stop_signals.hpp"
+#include "dist/node_memory.hpp"
 #include "evaluate/denoiser.hpp"
 #include "evaluate/encode_prompts.hpp"
 #include "evaluate/image_folder.hpp"
@@ -151,7 +152,7 @@ class ImageMaker {
  public:
   ImageMaker(const Options& options, const Denoiser& denoiser, const TextSettings& text,
              const Vae& vae, const PromptSet& prompts, const ImageFolderOptions& folder,
-             Device device)
+             Device device, Communicator& world)
       : denoiser_(denoiser),
         text_(text),
         vae_(vae),
@@ -175,6 +176,7 @@ class ImageMaker {
     sampler_ = denoiser.sampler(generate_.sampler);
     make_sampler(generate_.sampler, sampler_, folder.steps);
     dumps_ = options.flag("dump");
+    share_layouts(exec_, world, flat_);
   }
 
   /// The model's own folder, unless another one is given for this part.
@@ -264,7 +266,7 @@ int sample(const Arguments& arguments, Communicator& world) {
   const Vae vae = Vae::load(ImageMaker::folder_of(options, "vae"), DType::f32, device);
   folder.checkpoint = denoiser.hash;
   folder.settings = settings_of(options, denoiser, text, vae, rescale);
-  ImageMaker maker(options, denoiser, text, vae, prompts, folder, device);
+  ImageMaker maker(options, denoiser, text, vae, prompts, folder, device, world);
 
   const std::int64_t made = fill_image_folder(world, prompts, folder, std::ref(maker));
   log::info("{} of {} images made in {}", made,
