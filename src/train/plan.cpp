@@ -62,8 +62,7 @@ HostMemory host_memory(Exec& exec, const UNet& unet, const CacheSet& caches,
   run_passes(exec, unet, Weights(unet.parameters(), flat), gradients, at,
              {.recompute = config.train.recompute}, losses);
   exec.weights_changed();
-  return {static_cast<double>(exec.arena.peak_bytes()),
-          static_cast<double>(exec.layout_bytes())};
+  return {static_cast<double>(exec.arena.peak_bytes()), static_cast<double>(exec.layout_bytes())};
 }
 
 /// A line of the plan: what, and how much.
