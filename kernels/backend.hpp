@@ -15,7 +15,8 @@ struct Backend {
   virtual ~Backend() = default;
   virtual void weights_changed() = 0;
   virtual void keep_layouts(bool) {}
-  virtual void share_layouts(std::shared_ptr<SharedLayouts>, Tensor /*weights*/) {}
+  virtual void share_layouts(const std::shared_ptr<SharedLayouts>& /*shared*/, Tensor /*weights*/) {
+  }
   virtual std::int64_t layout_bytes() const { return 0; }
   virtual std::int64_t shared_layout_bytes() const { return 0; }
   /// Only a device works on after an op has returned.

@@ -45,8 +45,8 @@ std::int64_t Exec::layout_bytes() const {
   return backend_->layout_bytes();
 }
 
-void share_layouts(Exec& exec, std::shared_ptr<SharedLayouts> shared, Tensor weights) {
-  exec.backend().share_layouts(std::move(shared), weights);
+void share_layouts(Exec& exec, const std::shared_ptr<SharedLayouts>& shared, Tensor weights) {
+  exec.backend().share_layouts(shared, weights);
 }
 
 std::int64_t shared_layout_bytes(Exec& exec) {

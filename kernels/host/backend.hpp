@@ -12,8 +12,8 @@ class HostBackend final : public Backend {
 
   void weights_changed() override { vendor_.weights_changed(); }
   void keep_layouts(bool keep) override { vendor_.keep_layouts(keep); }
-  void share_layouts(std::shared_ptr<SharedLayouts> shared, Tensor weights) override {
-    vendor_.share_layouts(std::move(shared), weights);
+  void share_layouts(const std::shared_ptr<SharedLayouts>& shared, Tensor weights) override {
+    vendor_.share_layouts(shared, weights);
   }
   std::int64_t layout_bytes() const override { return vendor_.layout_bytes(); }
   std::int64_t shared_layout_bytes() const override { return vendor_.shared_layout_bytes(); }

@@ -62,7 +62,7 @@ class SharedLayouts {
 
 /// From now on the layouts that this Exec keeps of weights inside of `weights` are those of
 /// `shared`. Not of the Execs of for_each_task, which keep their own. Nothing on a device.
-void share_layouts(Exec& exec, std::shared_ptr<SharedLayouts> shared, Tensor weights);
+void share_layouts(Exec& exec, const std::shared_ptr<SharedLayouts>& shared, Tensor weights);
 /// Bytes of those, of all users together; Exec::layout_bytes counts what is this Exec's alone.
 std::int64_t shared_layout_bytes(Exec& exec);
 
