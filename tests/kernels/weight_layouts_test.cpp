@@ -46,39 +46,41 @@ std::string text_of(const memory::dims& dims) {
   return text;
 }
 
-TEST(WeightLayouts, Products) {
-  struct Tags {
-    memory::data_type type;
-    std::vector<Tag> tags;
-  };
-  const Tags all[] = {
-      {memory::data_type::f32, {Tag::BA16a16b, Tag::BA16a32b, Tag::BA16a48b, Tag::BA16a64b}},
-      {memory::data_type::bf16,
-       {Tag::BA16a16b2a, Tag::BA16a32b2a, Tag::BA16a48b2a, Tag::BA16a64b2a}}};
+/// The vendor's layouts of one type.
+struct Tags {
+  memory::data_type type;
+  std::vector<Tag> tags;
+};
+
+/// plain_of(dims, type): how weights of these dims lie in plain memory.
+template <class PlainOf>
+void expect_vendors_bits(const std::vector<Tags>& all, const std::vector<memory::dims>& weights,
+                         PlainOf plain_of) {
   for (const auto& [type, tags] : all)
     for (const Tag tag : tags)
-      for (const memory::dims& dims :
-           {memory::dims{64, 64}, {320, 128}, {33, 65}, {1, 1}, {77, 320}})
-        expect_vendors_bits({dims, type, memory::dims{1, dims[0]}}, {dims, type, tag},
-                            text_of(dims));
+      for (const memory::dims& dims : weights)
+        expect_vendors_bits(plain_of(dims, type), {dims, type, tag}, text_of(dims));
+}
+
+TEST(WeightLayouts, Products) {
+  expect_vendors_bits(
+      {{memory::data_type::f32, {Tag::BA16a16b, Tag::BA16a32b, Tag::BA16a48b, Tag::BA16a64b}},
+       {memory::data_type::bf16,
+        {Tag::BA16a16b2a, Tag::BA16a32b2a, Tag::BA16a48b2a, Tag::BA16a64b2a}}},
+      {{64, 64}, {320, 128}, {33, 65}, {1, 1}, {77, 320}},
+      [](const memory::dims& dims, memory::data_type type) {
+        return memory::desc(dims, type, memory::dims{1, dims[0]});
+      });
 }
 
 TEST(WeightLayouts, Convolutions) {
-  struct Tags {
-    memory::data_type type;
-    std::vector<Tag> tags;
-  };
-  const Tags all[] = {
-      {memory::data_type::f32, {Tag::Acdb16a, Tag::Acdb32a, Tag::Acdb48a, Tag::Acdb64a}},
-      {memory::data_type::bf16, {Tag::AcdB16a2b, Tag::AcdB32a2b, Tag::AcdB48a2b, Tag::AcdB64a2b}}};
-  for (const auto& [type, tags] : all)
-    for (const Tag tag : tags)
-      for (const memory::dims& dims : {memory::dims{64, 32, 3, 3},
-                                       {96, 320, 1, 1},
-                                       {4, 320, 3, 3},
-                                       {320, 4, 3, 3},
-                                       {17, 35, 2, 3}})
-        expect_vendors_bits({dims, type, Tag::acdb}, {dims, type, tag}, text_of(dims));
+  expect_vendors_bits(
+      {{memory::data_type::f32, {Tag::Acdb16a, Tag::Acdb32a, Tag::Acdb48a, Tag::Acdb64a}},
+       {memory::data_type::bf16, {Tag::AcdB16a2b, Tag::AcdB32a2b, Tag::AcdB48a2b, Tag::AcdB64a2b}}},
+      {{64, 32, 3, 3}, {96, 320, 1, 1}, {4, 320, 3, 3}, {320, 4, 3, 3}, {17, 35, 2, 3}},
+      [](const memory::dims& dims, memory::data_type type) {
+        return memory::desc(dims, type, Tag::acdb);
+      });
 }
 
 TEST(WeightLayouts, OthersAreTheVendors) {
