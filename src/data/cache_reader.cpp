@@ -39,8 +39,7 @@ void check_offsets(const std::string& path, const std::vector<std::int64_t>& off
   if (!valid) fail(Exit::data, "{}: /offsets do not ascend from 0 to {}", path, tokens);
 }
 
-/// Hashes everything ahead of /values before libhdf5 sees the file, then lets it say where things
-/// lie.
+/// Hashes everything ahead of /values before it is believed.
 CacheReader::Shard open_shard(const std::string& dir, const CacheManifest& manifest,
                               const std::string& head_sha256, const ShardRecord& record,
                               ShardNotes& notes) {

@@ -1,6 +1,6 @@
 #pragma once
-// Reading a cache: everything outside /values is hashed before libhdf5 sees a shard; rows are then
-// read with pread at the dataset's offset, and each row's CRC-32C is checked.
+// Reading a cache: everything outside /values is hashed before a shard's metadata is read; rows are
+// then read with pread at the dataset's offset, and each row's CRC-32C is checked.
 
 #include <memory>
 #include <optional>

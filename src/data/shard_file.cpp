@@ -3,11 +3,10 @@
 #include <hdf5.h>
 
 #include <algorithm>
-#include <set>
 #include <utility>
 
 #include "core/error.hpp"
-#include "data/shard_view.hpp"
+#include "data/hdf5_reader.hpp"
 
 namespace strata {
 
@@ -17,9 +16,9 @@ namespace {
 /// all.
 class Handle {
  public:
-  Handle(hid_t id, herr_t (*close)(hid_t), const std::string& path, const char* call, Exit code)
+  Handle(hid_t id, herr_t (*close)(hid_t), const std::string& path, const char* call)
       : id_(id), close_(close) {
-    if (id < 0) fail(code, "{}: libhdf5: {} failed", path, call);
+    if (id < 0) fail(Exit::cannot_create, "{}: libhdf5: {} failed", path, call);
   }
   Handle(Handle&& other) noexcept : id_(std::exchange(other.id_, -1)), close_(other.close_) {}
   Handle& operator=(Handle&&) = delete;
@@ -45,15 +44,14 @@ void prepare_library() {
   (void)done;
 }
 
-/// What HDF5 calls are checked against while one file is made or read.
+/// What libhdf5's calls are checked against while a file is made.
 struct Context {
   const std::string& path;
-  Exit code;
   Handle own(hid_t id, herr_t (*close)(hid_t), const char* call) const {
-    return {id, close, path, call, code};
+    return {id, close, path, call};
   }
   void check(herr_t status, const char* call) const {
-    if (status < 0) fail(code, "{}: libhdf5: {} failed", path, call);
+    if (status < 0) fail(Exit::cannot_create, "{}: libhdf5: {} failed", path, call);
   }
 };
 #define OWN(context, close, function, ...) (context).own(function(__VA_ARGS__), close, #function)
@@ -68,15 +66,19 @@ Handle half_type(const Context& context) {
   return type;
 }
 
-Handle stored_type(const Context& context, CacheDType dtype) {
-  switch (dtype) {
-    case CacheDType::float16:
+Handle memory_type(const Context& context, Hdf5Type type) {
+  switch (type) {
+    case Hdf5Type::float16:
       return half_type(context);
-    case CacheDType::bfloat16:
+    case Hdf5Type::uint16:
       return OWN(context, H5Tclose, H5Tcopy, H5T_STD_U16LE);
-    case CacheDType::int8:
+    case Hdf5Type::int8:
       return OWN(context, H5Tclose, H5Tcopy, H5T_STD_I8LE);
-    case CacheDType::float32:
+    case Hdf5Type::int64:
+      return OWN(context, H5Tclose, H5Tcopy, H5T_STD_I64LE);
+    case Hdf5Type::uint32:
+      return OWN(context, H5Tclose, H5Tcopy, H5T_STD_U32LE);
+    case Hdf5Type::float32:
       break;
   }
   return OWN(context, H5Tclose, H5Tcopy, H5T_IEEE_F32LE);
@@ -92,32 +94,45 @@ Handle text_type(const Context& context) {
 /// One dataset that a layout asks for.
 struct Wanted {
   const char* name;
-  std::vector<hsize_t> extents;
-  Handle type;
+  std::vector<std::uint64_t> extents;
+  Hdf5Type type;
+  std::uint64_t element_bytes;
   std::uint64_t* offset;
 };
 
+Hdf5Type stored_type(CacheDType dtype) {
+  switch (dtype) {
+    case CacheDType::float16:
+      return Hdf5Type::float16;
+    case CacheDType::bfloat16:
+      return Hdf5Type::uint16;
+    case CacheDType::int8:
+      return Hdf5Type::int8;
+    case CacheDType::float32:
+      break;
+  }
+  return Hdf5Type::float32;
+}
+
 /// In file order: /values comes last, so that the metadata is a prefix of the file.
-std::vector<Wanted> wanted_datasets(const Context& context, const ShardLayout& layout,
-                                    ShardOffsets& offsets) {
-  const auto rows = static_cast<hsize_t>(layout.rows), tokens = static_cast<hsize_t>(layout.tokens);
-  std::vector<Wanted> all;
-  const auto fixed = [&](const char* name, std::vector<hsize_t> extents, hid_t type,
-                         std::uint64_t* offset) {
-    all.push_back({name, std::move(extents), OWN(context, H5Tclose, H5Tcopy, type), offset});
+std::vector<Wanted> wanted_datasets(const ShardLayout& layout, ShardOffsets& offsets) {
+  const auto rows = static_cast<std::uint64_t>(layout.rows),
+             tokens = static_cast<std::uint64_t>(layout.tokens);
+  std::vector<Wanted> all{{"sample", {rows}, Hdf5Type::int64, 8, &offsets.sample}};
+  if (layout.kind == CacheKind::text)
+    all.push_back({"offsets", {rows + 1}, Hdf5Type::int64, 8, &offsets.offsets});
+  all.push_back({"crc32c", {rows}, Hdf5Type::uint32, 4, &offsets.crc32c});
+  if (layout.has_scale()) all.push_back({"scale", {tokens}, Hdf5Type::float32, 4, &offsets.scale});
+  const auto stored = [&](const char* name, std::vector<std::uint64_t> extents, CacheDType dtype,
+                          std::uint64_t* offset) {
+    all.push_back({name, std::move(extents), stored_type(dtype), size_of(dtype), offset});
   };
-  fixed("sample", {rows}, H5T_STD_I64LE, &offsets.sample);
-  if (layout.kind == CacheKind::text) fixed("offsets", {rows + 1}, H5T_STD_I64LE, &offsets.offsets);
-  fixed("crc32c", {rows}, H5T_STD_U32LE, &offsets.crc32c);
-  if (layout.has_scale()) fixed("scale", {tokens}, H5T_IEEE_F32LE, &offsets.scale);
   if (layout.pooled_dim > 0)
-    all.push_back({"pooled",
-                   {rows, static_cast<hsize_t>(layout.pooled_dim)},
-                   stored_type(context, layout.pooled_dtype()),
-                   &offsets.pooled});
-  std::vector<hsize_t> extents{static_cast<hsize_t>(layout.value_rows())};
+    stored("pooled", {rows, static_cast<std::uint64_t>(layout.pooled_dim)}, layout.pooled_dtype(),
+           &offsets.pooled);
+  std::vector<std::uint64_t> extents{static_cast<std::uint64_t>(layout.value_rows())};
   extents.insert(extents.end(), layout.shape.begin(), layout.shape.end());
-  all.push_back({"values", extents, stored_type(context, layout.dtype), &offsets.values});
+  stored("values", std::move(extents), layout.dtype, &offsets.values);
   return all;
 }
 
@@ -129,27 +144,6 @@ void write_text_attribute(const Context& context, hid_t object, const char* name
       OWN(context, H5Aclose, H5Acreate2, object, name, type, space, H5P_DEFAULT, H5P_DEFAULT);
   const char* value = text.c_str();
   CHECKED(context, H5Awrite, attribute, type, &value);
-}
-
-std::string read_text_attribute(const Context& context, hid_t object, const char* name) {
-  const Handle attribute = OWN(context, H5Aclose, H5Aopen, object, name, H5P_DEFAULT);
-  const Handle type = OWN(context, H5Tclose, H5Aget_type, attribute);
-  const Handle space = OWN(context, H5Sclose, H5Aget_space, attribute);
-  if (H5Tget_class(type) != H5T_STRING || H5Sget_simple_extent_npoints(space) != 1)
-    fail(Exit::data, "{}: attribute {} is not one string", context.path, name);
-  if (H5Tis_variable_str(type) > 0) {
-    char* value = nullptr;
-    const Handle memory = text_type(context);
-    CHECKED(context, H5Aread, attribute, memory, &value);
-    std::string text = value ? value : "";
-    H5free_memory(value);
-    return text;
-  }
-  const std::size_t size = H5Tget_size(type);
-  if (size > 4096) fail(Exit::data, "{}: attribute {} is too long", context.path, name);
-  std::string text(size, '\0');
-  CHECKED(context, H5Aread, attribute, type, text.data());
-  return text.substr(0, text.find('\0'));
 }
 
 Handle creation_access(const Context& context) {
@@ -171,90 +165,43 @@ Handle dataset_creation(const Context& context) {
   return creation;
 }
 
-/// Where the dataset's bytes lie; an empty one lies nowhere, which counts as the end of the file.
-std::uint64_t offset_of(const Context& context, hid_t dataset, const Wanted& wanted,
+bool is_empty(const Wanted& wanted) {
+  return std::ranges::count(wanted.extents, std::uint64_t{0}) > 0;
+}
+
+/// Where the dataset's bytes lie once all of it was found as wanted; an empty one lies nowhere,
+/// which counts as the end of the file.
+std::uint64_t offset_of(const std::string& path, const Hdf5Dataset& dataset, const Wanted& wanted,
                         std::uint64_t file_bytes) {
-  if (std::count(wanted.extents.begin(), wanted.extents.end(), 0) > 0) return file_bytes;
-  const haddr_t address = H5Dget_offset(dataset);
-  if (address == HADDR_UNDEF)
-    fail(context.code, "{}: dataset /{} has no place in the file", context.path, wanted.name);
-  return address;
-}
-
-/// What a dataset is made of, before anything else is asked: of a virtual one, its extents are
-/// found out by opening other files.
-Handle open_dataset(const Context& context, hid_t file, const char* name) {
-  Handle dataset = OWN(context, H5Dclose, H5Dopen2, file, name, H5P_DEFAULT);
   const auto refuse = [&](const char* what) {
-    fail(Exit::data, "{}: dataset /{}: {}", context.path, name, what);
+    fail(Exit::data, "{}: dataset /{}: {}", path, wanted.name, what);
   };
-  const Handle creation = OWN(context, H5Pclose, H5Dget_create_plist, dataset);
-  if (H5Pget_layout(creation) != H5D_CONTIGUOUS) refuse("is not contiguous");
-  if (H5Pget_external_count(creation) != 0) refuse("lies in another file");
-  if (H5Pget_nfilters(creation) != 0) refuse("has filters");
-  return dataset;
-}
-
-void check_dataset(const Context& context, hid_t dataset, const Wanted& wanted) {
-  const auto refuse = [&](const char* what) {
-    fail(Exit::data, "{}: dataset /{}: {}", context.path, wanted.name, what);
-  };
-  const Handle type = OWN(context, H5Tclose, H5Dget_type, dataset);
-  if (H5Tequal(type, wanted.type) <= 0) refuse("is of another type");
-  const Handle space = OWN(context, H5Sclose, H5Dget_space, dataset);
-  if (H5Sget_simple_extent_ndims(space) != static_cast<int>(wanted.extents.size()))
-    refuse("is of another rank");
-  std::vector<hsize_t> extents(wanted.extents.size());
-  H5Sget_simple_extent_dims(space, extents.data(), nullptr);
-  if (extents != wanted.extents) refuse("is of another shape");
-}
-
-/// offset_of for a dataset of a file that is there: all its bytes are, too.
-std::uint64_t checked_offset_of(const Context& context, hid_t dataset, const Wanted& wanted,
-                                std::uint64_t file_bytes) {
-  const std::uint64_t offset = offset_of(context, dataset, wanted, file_bytes);
-  std::uint64_t bytes = H5Tget_size(wanted.type);
-  for (const hsize_t extent : wanted.extents)
+  if (dataset.type != wanted.type) refuse("is of another type");
+  if (dataset.extents.size() != wanted.extents.size()) refuse("is of another rank");
+  if (dataset.extents != wanted.extents) refuse("is of another shape");
+  if (is_empty(wanted)) return file_bytes;
+  if (!dataset.offset) refuse("has no place in the file");
+  std::uint64_t bytes = wanted.element_bytes;
+  for (const std::uint64_t extent : wanted.extents)
     if (__builtin_mul_overflow(bytes, extent, &bytes)) bytes = file_bytes + 1;
-  if (offset > file_bytes || bytes > file_bytes - offset)
-    fail(Exit::data, "{}: dataset /{}: reaches past the end of the file", context.path,
-         wanted.name);
-  return offset;
+  if (*dataset.offset > file_bytes || bytes > file_bytes - *dataset.offset)
+    refuse("reaches past the end of the file");
+  return *dataset.offset;
 }
 
-herr_t collect_link(hid_t, const char* name, const H5L_info_t* info, void* found) {
-  if (info->type != H5L_TYPE_HARD) return -1;
-  auto& names = *static_cast<std::set<std::string>*>(found);
-  names.insert(name);
-  return names.size() > 16 ? -1 : 0;
+std::int64_t pooled_dim_of(const std::string& path, const Hdf5Dataset& dataset) {
+  if (dataset.extents.size() != 2)
+    fail(Exit::data, "{}: dataset /pooled: is of another rank", path);
+  const std::uint64_t width = dataset.extents[1];
+  if (width < 1 || width > (1 << 24))
+    fail(Exit::data, "{}: dataset /pooled: width {}", path, width);
+  return static_cast<std::int64_t>(width);
 }
 
-std::set<std::string> link_names(const Context& context, hid_t file) {
-  std::set<std::string> names;
-  if (H5Literate(file, H5_INDEX_NAME, H5_ITER_NATIVE, nullptr, collect_link, &names) < 0)
-    fail(Exit::data, "{}: holds links that a cache has not", context.path);
-  return names;
-}
-
-/// Addresses and lengths of 8 bytes, as shard_view takes them.
-void check_sizes(const Context& context, hid_t file) {
-  const Handle creation = OWN(context, H5Pclose, H5Fget_create_plist, file);
-  std::size_t address = 0, length = 0;
-  CHECKED(context, H5Pget_sizes, creation, &address, &length);
-  if (address != 8 || length != 8)
-    fail(Exit::data, "{}: addresses of {} and lengths of {} bytes", context.path, address, length);
-}
-
-std::int64_t read_pooled_dim(const Context& context, hid_t file) {
-  const Handle dataset = open_dataset(context, file, "pooled");
-  const Handle space = OWN(context, H5Sclose, H5Dget_space, dataset);
-  hsize_t extents[2] = {0, 0};
-  if (H5Sget_simple_extent_ndims(space) != 2)
-    fail(Exit::data, "{}: dataset /pooled: is of another rank", context.path);
-  H5Sget_simple_extent_dims(space, extents, nullptr);
-  if (extents[1] < 1 || extents[1] > (1 << 24))
-    fail(Exit::data, "{}: dataset /pooled: width {}", context.path, extents[1]);
-  return static_cast<std::int64_t>(extents[1]);
+/// Empty where there is no such text.
+std::string text_of(const std::map<std::string, std::string>& texts, const char* name) {
+  const auto found = texts.find(name);
+  return found == texts.end() ? std::string() : found->second;
 }
 
 }  // namespace
@@ -279,13 +226,11 @@ std::uint64_t ShardLayout::pooled_row_bytes() const {
 ShardOffsets create_shard_file(const std::string& path, const ShardLayout& layout,
                                const ShardNotes& notes) {
   prepare_library();
-  const Context context{path, Exit::cannot_create};
+  const Context context{path};
   const Handle access = creation_access(context);
   const Handle file_creation = OWN(context, H5Pclose, H5Pcreate, H5P_FILE_CREATE);
   CHECKED(context, H5Pset_obj_track_times, file_creation, 0);
-  ShardOffsets offsets;
-  const auto wanted = wanted_datasets(context, layout, offsets);
-  std::vector<std::uint64_t> places;
+  ShardOffsets nowhere_yet;
   {
     Handle file =
         OWN(context, H5Fclose, H5Fcreate, path.c_str(), H5F_ACC_TRUNC, file_creation, access);
@@ -293,53 +238,47 @@ ShardOffsets create_shard_file(const std::string& path, const ShardLayout& layou
     write_text_attribute(context, file, "provenance", notes.provenance);
     write_text_attribute(context, file, "head_sha256", notes.head_sha256);
     const Handle creation = dataset_creation(context);
-    for (const Wanted& each : wanted) {
+    for (const Wanted& each : wanted_datasets(layout, nowhere_yet)) {
+      const std::vector<hsize_t> extents(each.extents.begin(), each.extents.end());
       const Handle space = OWN(context, H5Sclose, H5Screate_simple,
-                               static_cast<int>(each.extents.size()), each.extents.data(), nullptr);
-      const Handle dataset = OWN(context, H5Dclose, H5Dcreate2, file, each.name, each.type, space,
+                               static_cast<int>(extents.size()), extents.data(), nullptr);
+      const Handle type = memory_type(context, each.type);
+      const Handle dataset = OWN(context, H5Dclose, H5Dcreate2, file, each.name, type, space,
                                  H5P_DEFAULT, creation, H5P_DEFAULT);
-      if (each.offset == &offsets.values)
+      if (each.offset == &nowhere_yet.values)
         write_text_attribute(context, dataset, "dtype", std::string(name_of(layout.dtype)));
-      places.push_back(offset_of(context, dataset, each, 0));
     }
     if (file.close() < 0) fail(Exit::io, "{}: libhdf5: H5Fclose failed", path);
   }
-  const std::uint64_t bytes = FileHandle::open_for_reading(path).size();
-  for (std::size_t i = 0; i < wanted.size(); ++i) *wanted[i].offset = places[i] ? places[i] : bytes;
-  STRATA_CHECK(offsets.values + layout.values_bytes() == bytes, "{}: /values is not last", path);
-  return offsets;
+  ShardLayout found = layout;
+  ShardNotes found_notes;
+  return open_shard_file(FileHandle::open_for_reading(path), found, found_notes);
 }
 
 ShardOffsets open_shard_file(const FileHandle& shard, ShardLayout& layout, ShardNotes& notes) {
-  prepare_library();
   const std::string& path = shard.path();
-  const Context context{path, Exit::data};
   const std::uint64_t bytes = shard.size();
-  const Handle access = OWN(context, H5Pclose, shard_view, shard);
-  const Handle file = OWN(context, H5Fclose, H5Fopen, path.c_str(), H5F_ACC_RDONLY, access);
-  check_sizes(context, file);
-  const std::set<std::string> names = link_names(context, file);
-  layout.pooled_dim = names.contains("pooled") ? read_pooled_dim(context, file) : 0;
+  const Hdf5File file = read_hdf5(shard);
+  const auto pooled = file.datasets.find("pooled");
+  layout.pooled_dim = pooled == file.datasets.end() ? 0 : pooled_dim_of(path, pooled->second);
   ShardOffsets offsets;
-  const auto wanted = wanted_datasets(context, layout, offsets);
+  const auto wanted = wanted_datasets(layout, offsets);
   for (const Wanted& each : wanted) {
-    if (!names.contains(each.name)) fail(Exit::data, "{}: dataset /{} is missing", path, each.name);
-    const Handle dataset = open_dataset(context, file, each.name);
-    check_dataset(context, dataset, each);
-    *each.offset = checked_offset_of(context, dataset, each, bytes);
-    if (each.offset != &offsets.values) continue;
-    const std::string dtype = read_text_attribute(context, dataset, "dtype");
-    if (dtype != name_of(layout.dtype))
-      fail(Exit::data, "{}: /values is {}, the manifest says {}", path, dtype,
-           name_of(layout.dtype));
+    const auto found = file.datasets.find(each.name);
+    if (found == file.datasets.end())
+      fail(Exit::data, "{}: dataset /{} is missing", path, each.name);
+    *each.offset = offset_of(path, found->second, each, bytes);
   }
-  if (names.size() != wanted.size())
+  if (file.datasets.size() != wanted.size())
     fail(Exit::data, "{}: holds datasets that a cache has not", path);
+  const std::string dtype = text_of(file.datasets.at("values").texts, "dtype");
+  if (dtype != name_of(layout.dtype))
+    fail(Exit::data, "{}: dtype of /values is '{}', the manifest says {}", path, dtype,
+         name_of(layout.dtype));
   if (offsets.values + layout.values_bytes() != bytes)
     fail(Exit::data, "{}: /values does not end with the file", path);
-  for (const auto& [name, to] :
-       {std::pair("provenance", &notes.provenance), {"head_sha256", &notes.head_sha256}})
-    if (H5Aexists(file, name) > 0) *to = read_text_attribute(context, file, name);
+  notes.provenance = text_of(file.texts, "provenance");
+  notes.head_sha256 = text_of(file.texts, "head_sha256");
   return offsets;
 }
 

@@ -1,6 +1,6 @@
 #pragma once
-// The HDF5 side of a shard: libhdf5 lays the file out and says where each dataset lies; all bytes
-// of the datasets are then written and read at those offsets without it.
+// The HDF5 side of a shard: libhdf5 lays the file out; all bytes of the datasets are then written
+// and read at their offsets without it.
 
 #include <cstdint>
 #include <string>
@@ -42,10 +42,9 @@ struct ShardNotes {
 ShardOffsets create_shard_file(const std::string& path, const ShardLayout& layout,
                                const ShardNotes& notes);
 
-/// For a file whose metadata is already known to be what was written: checks that it holds exactly
-/// the datasets of `layout` (pooled_dim is filled in): contiguous, inside the file, no filter, no
-/// external storage, no other link. Error(65) otherwise. Where the metadata is hostile after all
-/// (the manifest was forged too), no other file is opened.
+/// Where the datasets lie, of a file that holds exactly those of `layout` (pooled_dim is filled
+/// in): contiguous, inside the file, no filter, no external storage, no other link. Error(65)
+/// otherwise, whatever the bytes; no other file is opened.
 ShardOffsets open_shard_file(const FileHandle& shard, ShardLayout& layout, ShardNotes& notes);
 
 }  // namespace strata

@@ -13,6 +13,7 @@
 #include "core/safetensors.hpp"
 #include "data/cache_writer.hpp"
 #include "evaluate/base64.hpp"
+#include "shard_input.hpp"
 #include "train/checkpoint_manifest.hpp"
 #include "train/config.hpp"
 
@@ -117,26 +118,32 @@ void cache_manifests(Seeds& seeds) {
 }
 
 /// Two rows, three tokens: what the target `shard` asks for.
+void cache(Seeds& seeds, const CachePlan& plan, const std::vector<std::int64_t>& tokens) {
+  const std::string dir = seeds.scratch(std::to_string(plan.pooled_dim) + plan.manifest.strategy);
+  CacheBuilder builder(dir, plan);
+  builder.prepare();
+  const std::vector<std::int64_t> ids{0, 1};
+  auto writer = builder.begin_shard(0, ids, tokens);
+  const std::vector<float> values(16, 0.5f);
+  for (std::int64_t row = 0; row < 2; ++row)
+    writer.append(tokens.empty() ? view_of(values.data(), {4, 2, 2})
+                                 : view_of(values.data(), {tokens[row], 4}),
+                  plan.pooled_dim ? view_of(values.data(), {plan.pooled_dim}) : Tensor{});
+  writer.finish();
+  builder.publish();
+  seeds.take("cache_manifest", dir + "/manifest.json");
+  seeds.put("shard", fuzz::shard_input(read_file(dir + "/shard-00000.h5")));
+}
+
 void caches(Seeds& seeds) {
-  for (const bool is_text : {true, false}) {
-    CachePlan plan =
-        is_text ? text_plan(2, CacheDType::bfloat16, 0) : latent_plan(2, CacheDType::bfloat16);
-    plan.manifest.dim = 4;
-    plan.manifest.shape =
-        is_text ? std::vector<std::int64_t>{4} : std::vector<std::int64_t>{4, 2, 2};
-    const std::string dir = seeds.scratch(is_text ? "text" : "latent");
-    CacheBuilder builder(dir, plan);
-    builder.prepare();
-    const std::vector<std::int64_t> ids{0, 1}, tokens{1, 2};
-    auto writer = is_text ? builder.begin_shard(0, ids, tokens) : builder.begin_shard(0, ids);
-    const std::vector<float> values(16, 0.5f);
-    for (std::int64_t row = 0; row < 2; ++row)
-      writer.append(is_text ? view_of(values.data(), {tokens[row], 4})
-                            : view_of(values.data(), {4, 2, 2}));
-    writer.finish();
-    builder.publish();
-    seeds.take("cache_manifest", dir + "/manifest.json");
-    seeds.take("shard", dir + "/shard-00000.h5");
+  CachePlan latents = latent_plan(2, CacheDType::bfloat16);
+  latents.manifest.shape = {4, 2, 2};
+  cache(seeds, latents, {});
+  for (const auto& [dtype, pooled] : {std::pair(CacheDType::bfloat16, 0), {CacheDType::int8, 5}}) {
+    CachePlan texts = text_plan(2, dtype, pooled);
+    texts.manifest.dim = 4;
+    texts.manifest.shape = {4};
+    cache(seeds, texts, {1, 2});
   }
 }
 
