@@ -151,16 +151,17 @@ int main(int argc, char** argv) {
   if (argc < 5) return 64;
   Job job(argc, argv);
   const std::vector<std::string> overrides(argv + 5, argv + argc);
-  const int turns = std::atoi(argv[2]), steps = std::atoi(argv[3]);
+  const int turns = std::atoi(argv[2]), steps = std::atoi(argv[3]), warm = 5;
   const std::string root = argv[4];
-  const TrainConfig config = load_train_config(argv[1], overrides);
+  TrainConfig config = load_train_config(argv[1], overrides);
+  config.train.steps = warm + 2 * turns * steps;
   Learner learner(config, job.world());
   learner.initialize_weights();
   learner.continue_after(0, 0);
   log::info("{} parameters, {} bytes of state a rank", learner.unet().parameters().numel(),
             learner.zero().memory().optimizer_state + learner.zero().memory().ema);
   Stall stall(learner, config, job.world(), root);
-  stall.take_turn(5, false);
+  stall.take_turn(warm, false);
   std::vector<Pair> pairs(static_cast<std::size_t>(turns));
   for (std::size_t i = 0; i < pairs.size(); ++i)
     for (const bool saves : {i % 2 == 1, i % 2 == 0})

@@ -100,9 +100,11 @@ Monitor::Monitor() {
 }
 
 void Monitor::start(const std::function<void(int alive)>& watch) {
-  int pipe_ends[2];
+  int pipe_ends[2] = {-1, -1};
   if (pipe2(pipe_ends, O_CLOEXEC) != 0 || (child_ = fork()) < 0) {
     log::warn("no monitor: {}", std::strerror(errno));
+    for (const int pipe_end : pipe_ends)
+      if (pipe_end >= 0) close(pipe_end);
     return;
   }
   if (child_ == 0) {

@@ -20,7 +20,7 @@ namespace strata {
 class Snapshot {
  public:
   /// At most so many bytes are copied aside.
-  static constexpr std::size_t most_kept_bytes = std::size_t{256} << 20;
+  static constexpr std::size_t most_kept_bytes = std::size_t{512} << 20;
   /// A reader that gets nowhere for so long loses the snapshot to those who wait for it.
   static constexpr std::chrono::seconds default_patience{10};
 

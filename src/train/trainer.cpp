@@ -14,13 +14,12 @@
 #include "core/progress.hpp"
 #include "core/stop_signals.hpp"
 #include "dist/monitor.hpp"
-#include "dist/out_of_step.hpp"
-#include "train/checkpoint_saver.hpp"
 #include "train/metrics.hpp"
 #include "train/plan.hpp"
 #include "train/provenance.hpp"
 #include "train/restarts.hpp"
 #include "train/run_lock.hpp"
+#include "train/run_saves.hpp"
 #include "train/run_state.hpp"
 #include "train/setup.hpp"
 #include "train/step.hpp"
@@ -35,7 +34,6 @@ using Clock = std::chrono::steady_clock;
 using activity::Section;
 
 constexpr int most_skipped_in_a_row = 3;
-constexpr int most_failed_saves_in_a_row = 3;
 
 double seconds_since(Clock::time_point start) {
   return std::chrono::duration<double>(Clock::now() - start).count();
@@ -50,10 +48,7 @@ class Run {
         communicator_(communicator),
         folder_{config.output.dir},
         restarts_(folder_.restarts()),
-        learner_(config, communicator),
-        saver_(communicator, config.train.checkpoint_background) {
-    learner_.before_change([this](IndexRange elements) { saver_.before_change(elements); });
-  }
+        learner_(config, communicator) {}
 
   TrainResult train();
 
@@ -76,14 +71,6 @@ class Run {
   bool validation_is_due() const;
   bool validate_now();
   void preview_now();
-  void save();
-  void save_and_wait();
-  void prune() const;
-  void begin_save(bool is_waited_for);
-  void end_save();
-  void look_after_save();
-  bool saves_fail() const { return failed_saves_ >= most_failed_saves_in_a_row; }
-  void give_up_on_saves() const;
   void say(const std::string& text);
 
   bool is_first_rank() const { return communicator_.rank() == 0; }
@@ -99,10 +86,8 @@ class Run {
   std::optional<RunLock> lock_;  // rank 0
   std::int64_t epoch_ = 0;       // of the lock
   Learner learner_;
-  CheckpointSaver saver_;                    // reads the learner's state
-  int failed_saves_ = 0, missed_saves_ = 0;  // in a row; in all
-  std::string last_failure_;
   std::optional<LineLog> log_;
+  std::optional<RunSaves> saves_;      // read the learner's state
   std::optional<MetricsLog> metrics_;  // rank 0
   Preview preview_;
   int skipped_ = 0;
@@ -163,7 +148,6 @@ void Run::resume_or_start() {
 }
 
 void Run::open_records() {
-  log_.emplace(folder_.log(communicator_.rank()));
   const std::string provenance = provenance_json(config_, learner_, communicator_);
   if (is_first_rank()) {
     write_file_atomically(folder_.config(), to_toml(config_, true));
@@ -213,7 +197,7 @@ void Run::go_back(std::int64_t from, const std::string& why) {
     fail(Exit::numerics, "{}, as before from the last checkpoint on: data or model", why);
   went_back_from_ = from;
   activity::enter(Section::load);
-  end_save();
+  saves_->finish();
   const auto info = load_latest_checkpoint(communicator_, folder_.checkpoints(),
                                            checkpoint_shard(learner_), same_run());
   if (!info) fail(Exit::numerics, "{}, and no checkpoint to go back to", why);
@@ -327,101 +311,6 @@ void Run::preview_now() {
   metrics_->record_images(step(), dir);
 }
 
-void Run::prune() const {
-  prune_checkpoints(folder_.checkpoints(), config_.train.keep, config_.train.keep_every);
-}
-
-void Run::begin_save(bool is_waited_for) {
-  // Ranks that did not make the same calls in this step know it by the time all weights are here.
-  static_cast<void>(learner_.zero().weights());
-  const RunState state{step(), learner_.updates(), skipped_};
-  SaveOrder order;
-  order.is_waited_for = is_waited_for;
-  order.root = folder_.checkpoints();
-  order.step = step();
-  order.shard = checkpoint_shard(learner_);
-  order.config_hash = config_hash(config_);
-  order.host_json = host_json(state, config_, learner_, communicator_.size());
-  order.owner = {epoch_, [this] { lock_->confirm_now(); }};
-  if (is_first_rank()) order.afterwards = [this] { prune(); };
-  saver_.begin(std::move(order));
-}
-
-/// Waits for the save in flight, if any. A save that failed leaves older checkpoints as they were,
-/// and the run goes on: the next one may find room.
-void Run::end_save() {
-  const auto outcome = saver_.collect();
-  if (!outcome) return;
-  if (!outcome->error) {
-    failed_saves_ = 0;
-    if (is_first_rank()) restarts_.forget();
-    log_->append(fmt::format("{} checkpoint {} in {:.2f} s, of which training waited {:.3f} s",
-                             utc_now(), outcome->info.path, outcome->seconds,
-                             outcome->delay_seconds));
-    return;
-  }
-  try {
-    std::rethrow_exception(outcome->error);
-  } catch (const OutOfStep&) {
-    throw;
-  } catch (const Error& error) {
-    if (error.code() == Exit::owned) throw;
-    const auto text = fmt::format("{}: no checkpoint of step {}", error.what(), outcome->step);
-    failed_saves_ += 1;
-    last_failure_ = text;
-    if (is_first_rank())
-      log::warn("ALARM: {} (failure {}; the run ends with {} in a row)", text, failed_saves_,
-                most_failed_saves_in_a_row);
-    log_->append(utc_now() + " ALARM: " + text);
-  }
-}
-
-/// Where all ranks are together: each learns of a failure at a step of its own.
-void Run::give_up_on_saves() const {
-  if (saves_fail()) fail(Exit::io, "{}; {} saves failed in a row", last_failure_, failed_saves_);
-}
-
-/// At the end of every step.
-void Run::look_after_save() {
-  if (!saver_.in_flight()) return;
-  if (saver_.done()) return end_save();
-  const double most = 10 * config_.train.hang_timeout, so_far = saver_.seconds_in_flight();
-  if (most > 0 && so_far > most)
-    fail(Exit::io, "{}: a checkpoint has been in the writing for {:.0f} s", folder_.checkpoints(),
-         so_far);
-}
-
-/// A checkpoint is due. Where the one before it is still being written this one is left out.
-void Run::save() {
-  activity::enter(Section::save);
-  std::int64_t is_busy[] = {saver_.done() ? 0 : 1};
-  communicator_.all_reduce_max(is_busy);
-  if (is_busy[0] == 0) {
-    end_save();
-    give_up_on_saves();
-    begin_save(false);
-    return;
-  }
-  const auto text =
-      fmt::format("no checkpoint of step {}: the one before it is still being written", step());
-  if (is_first_rank() && missed_saves_ == 0) log::warn("{}; said once", text);
-  log_->append(fmt::format("{} {} (missed: {})", utc_now(), text, ++missed_saves_));
-}
-
-/// The last checkpoint, or one that was asked for: it must be there before the run ends.
-void Run::save_and_wait() {
-  activity::enter(Section::save);
-  end_save();
-  give_up_on_saves();
-  begin_save(true);
-  end_save();
-  if (failed_saves_ == 0) return;
-  begin_save(true);  // once more, in a new folder
-  const auto outcome = saver_.collect();
-  if (outcome->error) std::rethrow_exception(outcome->error);
-  if (is_first_rank()) restarts_.forget();
-}
-
 /// Whether the weights are looked at after this step, which must be done by then.
 bool Run::is_due(std::int64_t step) const {
   const auto& c = config_.train;
@@ -433,7 +322,7 @@ bool Run::is_due(std::int64_t step) const {
 bool Run::after_step(StepOutcome& outcome, double step_s) {
   const auto& c = config_.train;
   if (lock_) lock_->confirm();
-  look_after_save();
+  saves_->look_after();
   if (!check_numerics(outcome)) return false;
   const bool last = outcome.step == c.steps;
   if (outcome.step % c.log_every == 0 || outcome.step == 1 || last || outcome.stop) {
@@ -447,9 +336,9 @@ bool Run::after_step(StepOutcome& outcome, double step_s) {
   // Not among skipped steps: what made them may be in the state that would be saved.
   const bool due = c.checkpoint_every > 0 && step() % c.checkpoint_every == 0 && skipped_ == 0;
   if (last || outcome.stop)
-    save_and_wait();
+    saves_->save_and_wait(skipped_);
   else if (due)
-    save();
+    saves_->save(skipped_);
   return true;
 }
 
@@ -468,6 +357,8 @@ TrainResult Run::train() {
 TrainResult Run::train_to_the_end() {
   prepare_folder();
   log_.emplace(folder_.log(communicator_.rank()));
+  saves_.emplace(config_, folder_, restarts_, communicator_, learner_, *log_,
+                 CheckpointOwner{epoch_, [this] { lock_->confirm_now(); }});
   if (options_.make_preview) preview_ = options_.make_preview();
   resume_or_start();
   open_records();
@@ -475,10 +366,11 @@ TrainResult Run::train_to_the_end() {
   TrainResult result;
   result.step = step();
   if (step() >= config_.train.steps) {
-    if (step() == 0) save_and_wait();  // no steps asked for: the initial weights are the result
+    if (step() == 0)
+      saves_->save_and_wait(skipped_);  // no steps asked for: the initial weights are the result
     // A job that was killed right behind its last save has not removed what that replaced.
     together(communicator_, [&] {
-      if (is_first_rank()) prune();
+      if (is_first_rank()) saves_->prune();
     });
     say(fmt::format("nothing to do: step {} of {} is done", step(), config_.train.steps));
     return result;
@@ -500,7 +392,7 @@ TrainResult Run::train_to_the_end() {
     const bool dumping = step() < options_.dump_steps;
     StepDump dump;
     const auto start = Clock::now();
-    learner_.start_step(signals_.requested() || saves_fail(), dumping ? &dump : nullptr);
+    learner_.start_step(signals_.requested() || saves_->have_failed(), dumping ? &dump : nullptr);
     auto outcomes = learner_.finished_steps(dumping || is_due(step()));
     // Of two steps that come to their end here each took a half.
     const double step_s =
