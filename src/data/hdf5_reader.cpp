@@ -318,6 +318,24 @@ class Reader {
 
 }  // namespace
 
+std::string_view name_of(Hdf5Type type) {
+  switch (type) {
+    case Hdf5Type::int64:
+      return "int64";
+    case Hdf5Type::uint32:
+      return "uint32";
+    case Hdf5Type::uint16:
+      return "uint16";
+    case Hdf5Type::int8:
+      return "int8";
+    case Hdf5Type::float16:
+      return "float16";
+    case Hdf5Type::float32:
+      break;
+  }
+  return "float32";
+}
+
 Hdf5File read_hdf5(const FileHandle& file) {
   return Reader(file).read();
 }

@@ -10,6 +10,7 @@
 #include <map>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "data/file_handle.hpp"
@@ -18,6 +19,7 @@ namespace strata {
 
 /// Little-endian numbers, floats as IEEE has them.
 enum class Hdf5Type { int64, uint32, uint16, int8, float16, float32 };
+std::string_view name_of(Hdf5Type type);
 
 struct Hdf5Dataset {
   std::optional<Hdf5Type> type;  // absent: another one

@@ -59,6 +59,10 @@ TEST_F(Commands, FromPicturesToACheckedCache) {
   EXPECT_NE(outcome.out.find("\"nan\":0,"), std::string::npos);
   outcome = run("inspect latents --json");
   EXPECT_NE(outcome.out.find("\"provenance\":\"resolution=16 "), std::string::npos) << outcome.out;
+  outcome = run("inspect latents/shard-00000.h5 --json");
+  EXPECT_NE(outcome.out.find("\"crc32c\":{\"type\":\"uint32\",\"shape\":[2],\"offset\":"),
+            std::string::npos)
+      << outcome.out;
   EXPECT_NE(run("inspect index.jsonl --json").out.find("\"samples\":2,"), std::string::npos);
   EXPECT_NE(run("inspect " + source_ + "/tests/golden/vae/sd2").out.find("\"tensors\""),
             std::string::npos);

@@ -10,6 +10,7 @@
 #include "core/json.hpp"
 #include "core/safetensors.hpp"
 #include "data/cache_reader.hpp"
+#include "data/hdf5_reader.hpp"
 #include "data/index.hpp"
 
 namespace strata::commands {
@@ -30,6 +31,20 @@ Json describe_cache(const std::string& dir) {
   json["pooled_dim"] = cache.pooled_dim();
   json["provenance"] = cache.provenance();
   json["manifest"] = Json::parse(cache.manifest().to_json());
+  return json;
+}
+
+/// One shard of a cache, or another file of its kind.
+Json describe_hdf5(const std::string& path) {
+  const Hdf5File file = read_hdf5(FileHandle::open_for_reading(path));
+  Json json{{"what", "hdf5"}, {"path", path}, {"attributes", file.texts}};
+  Json& datasets = json["datasets"] = Json::object();
+  for (const auto& [name, dataset] : file.datasets) {
+    Json& entry = datasets[name] = {{"type", nullptr}, {"shape", dataset.extents}};
+    if (dataset.type) entry["type"] = name_of(*dataset.type);
+    if (dataset.offset) entry["offset"] = *dataset.offset;
+    entry["attributes"] = dataset.texts;
+  }
   return json;
 }
 
@@ -110,11 +125,9 @@ Json describe(std::string path) {
   if (path.ends_with(".jsonl")) return describe_index(path);
   if (path.ends_with(".json"))
     return {{"what", "json"}, {"path", path}, {"content", read_document(path)}};
-  const fs::path folder = fs::path(path).parent_path();
-  if (path.ends_with(".h5") && file_exists((folder / "manifest.json").string()))
-    return describe_cache(folder.empty() ? "." : folder.string());
-  fail(Exit::data, "{}: not a cache, index, checkpoint, model folder, safetensors or JSON file",
-       path);
+  if (path.ends_with(".h5")) return describe_hdf5(path);
+  fail(Exit::data,
+       "{}: not a cache, index, checkpoint, model folder, HDF5, safetensors or JSON file", path);
 }
 
 }  // namespace
@@ -123,14 +136,17 @@ int inspect(const Arguments& arguments, Communicator&) {
   namespace po = boost::program_options;
   Options options(
       "inspect PATH [--json]",
-      "Prints as JSON what a cache, index, checkpoint, run, model folder or safetensors file "
+      "Prints as JSON what a cache, index, checkpoint, run, model folder, HDF5 or safetensors file "
       "holds.",
       "strata inspect caches/latents");
   options.add()("path", po::value<std::string>(), "file or folder")("json", toggle(),
                                                                     "on one line");
   options.positional("path");
   if (!options.parse(arguments)) return 0;
-  std::cout << describe(options.text("path")).dump(options.flag("json") ? -1 : 2) << "\n";
+  // Texts and names in an HDF5 file may be any bytes.
+  std::cout << describe(options.text("path"))
+                   .dump(options.flag("json") ? -1 : 2, ' ', false, Json::error_handler_t::replace)
+            << "\n";
   return 0;
 }
 
