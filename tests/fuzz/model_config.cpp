@@ -16,6 +16,7 @@ STRATA_FUZZ(input) {
   if (!fuzz::reads([&] { parse_json(text, "fuzz"); })) return;
   fuzz::reads([&] { UNetConfig::from_json(text, "fuzz"); });
   fuzz::reads([&] { TextConfig::from_json_file(fuzz::memory_folder().put("config.json", text)); });
-  for (const SamplerKind kind : {SamplerKind::ddim, SamplerKind::euler, SamplerKind::dpmpp_2m})
-    fuzz::reads([&] { SamplerConfig::from_json(text, "fuzz", kind); });
+  // One of the samplers: each makes a schedule, which is most of an execution's time.
+  constexpr SamplerKind kinds[] = {SamplerKind::ddim, SamplerKind::euler, SamplerKind::dpmpp_2m};
+  fuzz::reads([&] { SamplerConfig::from_json(text, "fuzz", kinds[text.size() % 3]); });
 }
