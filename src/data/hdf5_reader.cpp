@@ -19,6 +19,7 @@ constexpr std::uint64_t undefined = ~std::uint64_t{0};  // II.: an address that 
 // More than any cache has, and little enough to read again for each who asks.
 constexpr std::uint64_t most_block_bytes = 1 << 16;
 constexpr std::size_t most_blocks = 16, most_links = 16;
+constexpr std::ptrdiff_t most_attributes = 16;
 
 /// IV.A.2: types of header messages.
 enum class Kind : std::uint8_t {
@@ -255,7 +256,10 @@ class Reader {
   }
 
   std::map<std::string, std::string> texts_of(const Object& object) const {
-    refuse_dense(object, Kind::attribute_info, "holds more attributes than a cache has");
+    constexpr const char* too_many = "holds more attributes than a cache has";
+    refuse_dense(object, Kind::attribute_info, too_many);
+    if (std::ranges::count(object.messages, Kind::attribute, &Message::kind) > most_attributes)
+      fail(Exit::data, "{}: {}", object.where, too_many);
     std::map<std::string, std::string> texts;
     for (const Message& message : object.messages)
       if (message.kind == Kind::attribute) add_text({message.bytes, object.where}, texts);

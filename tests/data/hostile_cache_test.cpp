@@ -75,10 +75,10 @@ class Shard {
     H5Dclose(set);
     H5Sclose(space);
   }
-  static void note(hid_t set) {
+  static void note(hid_t set, const char* name = "dtype") {
     const hid_t text = H5Tcopy(H5T_C_S1), scalar = H5Screate(H5S_SCALAR);
     H5Tset_size(text, 8);
-    const hid_t attribute = H5Acreate2(set, "dtype", text, scalar, H5P_DEFAULT, H5P_DEFAULT);
+    const hid_t attribute = H5Acreate2(set, name, text, scalar, H5P_DEFAULT, H5P_DEFAULT);
     H5Awrite(attribute, text, "float32");
     H5Aclose(attribute);
     H5Sclose(scalar);
@@ -246,6 +246,21 @@ TEST_F(HostileCache, NothingButPlainDatasetsIsTaken) {
     H5Sclose(space);
     H5Pclose(late);
   };
+  // libhdf5 moves what is more than eight into a heap.
+  const auto nine = [&](const std::function<void(const Shard&, const char* name)>& make) {
+    return [&, make](const Shard& s, hid_t plist) {
+      s.values({tokens, dim}, H5T_IEEE_F32LE, plist);
+      for (const char* name : {"1", "2", "3", "4", "5", "6", "7", "8", "9"}) make(s, name);
+    };
+  };
+  const auto attributes = nine([](const Shard& s, const char* name) { Shard::note(s.file, name); });
+  const auto links = nine([](const Shard& s, const char* name) {
+    H5Lcreate_hard(s.file, "values", s.file, name, H5P_DEFAULT, H5P_DEFAULT);
+  });
+  const auto group = [&](const Shard& s, hid_t plist) {
+    s.values({tokens, dim}, H5T_IEEE_F32LE, plist);
+    H5Gclose(H5Gcreate2(s.file, "more", H5P_DEFAULT, H5P_DEFAULT, H5P_DEFAULT));
+  };
   const hid_t ragged = H5Tvlen_create(H5T_IEEE_F32LE), text = H5Tcopy(H5T_C_S1);
   H5Tset_size(text, H5T_VARIABLE);
   const std::pair<std::function<void(const Shard&, hid_t)>, const char*> attacks[] = {
@@ -263,6 +278,9 @@ TEST_F(HostileCache, NothingButPlainDatasetsIsTaken) {
       {cycle, "/values: is no dataset"},
       {bomb, "is of another type"},
       {wide_pooled, "/pooled: width"},
+      {attributes, "holds more attributes than a cache has"},
+      {links, "holds more links than a cache has"},
+      {group, "/more: is no dataset"},
       {[](const Shard&, hid_t) {}, "/values is missing"},
   };
   int number = 0;
