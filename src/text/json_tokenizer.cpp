@@ -4,6 +4,7 @@
 
 #include "text/added_tokens.hpp"
 #include "text/fields.hpp"
+#include "text/growth.hpp"
 #include "text/pre_tokenizer.hpp"
 #include "text/subword_model.hpp"
 #include "text/token_decoder.hpp"
@@ -20,10 +21,11 @@ const json& value_or_null(const json& object, const char* key) {
   return it == object.end() ? null : *it;
 }
 
-class JsonTokenizer : public TokenizerBackend {
+class JsonTokenizer final : public TokenizerBackend {
  public:
   JsonTokenizer(const json& document, const std::string& where)
-      : normalizer_(make_normalizer(value_or_null(document, "normalizer"), where)),
+      : where_(where),
+        normalizer_(make_normalizer(value_or_null(document, "normalizer"), where)),
         pre_tokenizer_(make_pre_tokenizer(value_or_null(document, "pre_tokenizer"), where)),
         model_(make_subword_model(member(document, "model", where), where)),
         added_(value_or_null(document, "added_tokens"), model_->vocabulary(), *normalizer_, where),
@@ -36,6 +38,8 @@ class JsonTokenizer : public TokenizerBackend {
   }
 
   void encode(std::string_view text, std::vector<std::int32_t>& ids) const override {
+    const GrowthLimit limit(text.size());
+    const std::size_t before = ids.size();
     for (const Piece& piece : added_.cut(text, false)) {
       if (piece.id >= 0) {
         ids.push_back(piece.id);
@@ -51,17 +55,22 @@ class JsonTokenizer : public TokenizerBackend {
         const bool first = at_begin && part.text.data() == normalized.data();
         for (const Word& word : pre_tokenizer_->cut({{std::string(part.text), first}}))
           model_->encode(word.text, ids);
+        check_growth(ids.size() - before, where_);
       }
     }
   }
 
   std::string decode(std::span<const std::int32_t> ids, bool skip_special) const override {
     std::vector<std::string> tokens;
+    std::size_t bytes = 0;
     for (const std::int32_t id : ids) {
       auto token = added_.token_of(id);
       if (!token) token = model_->vocabulary().token_of(id);
-      if (token && !(skip_special && added_.is_special(*token))) tokens.emplace_back(*token);
+      if (!token || (skip_special && added_.is_special(*token))) continue;
+      bytes += token->size();
+      tokens.emplace_back(*token);
     }
+    const GrowthLimit limit(bytes);
     std::string text;
     for (const std::string& token : decoder_->apply(std::move(tokens))) text += token;
     return text;
@@ -79,6 +88,7 @@ class JsonTokenizer : public TokenizerBackend {
   }
 
  private:
+  const std::string where_;
   std::unique_ptr<Normalizer> normalizer_;
   std::unique_ptr<PreTokenizer> pre_tokenizer_;
   std::unique_ptr<SubwordModel> model_;

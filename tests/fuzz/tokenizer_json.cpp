@@ -1,5 +1,6 @@
 // tokenizer.json: what it describes must also survive a text.
 
+#include <algorithm>
 #include <nlohmann/json.hpp>
 
 #include "core/json.hpp"
@@ -13,6 +14,7 @@ STRATA_FUZZ(input) {
     const auto backend = make_json_tokenizer(parse_json(input, "fuzz"), "fuzz");
     std::vector<std::int32_t> ids;
     backend->encode("A red  circle <s> \xc3\xa9\xe4\xb8\xad\xf0\x9f\x8e\xa8, 12's.\n", ids);
+    ids.resize(std::min<std::size_t>(ids.size(), 1000));  // more than any prompt is generated with
     backend->decode(ids, false);
     backend->surround();
   });
