@@ -1,5 +1,6 @@
 """D. Stops on request, numbers of ranks, owners of a folder, clocks."""
 
+import concurrent.futures
 import json
 import os
 import re
@@ -9,7 +10,7 @@ import time
 
 from strata_trials.death import LAST, continued_from
 from strata_trials.registry import Tally, trial
-from strata_trials.workshop import check_finished, check_records, check_saved, expect, kill
+from strata_trials.workshop import Job, check_finished, check_records, check_saved, expect, kill
 
 
 def asked_to_stop(shop, rng, run, ranks, steps):
@@ -144,13 +145,14 @@ def two_owners(shop, case, rng):
     for _ in range(8):
         started.append(shop.train(run, 0, {"train.steps": steps}))
         time.sleep(rng.uniform(0, 0.05) / 8)
-    outcomes = [job.wait() for job in started]
+    with concurrent.futures.ThreadPoolExecutor() as pool:  # each as it ends, whoever owns the folder
+        outcomes = list(pool.map(Job.wait, started))
     codes = sorted(outcome.code for outcome in outcomes)
     expect(codes == [0] + [76] * 7, f"exits {codes}: {[o.cause for o in outcomes if o.code not in (0, 76)]}")
     losers = [outcome for outcome in outcomes if outcome.code == 76]
     expect(all("owned by a live job" in o.cause for o in losers), f"{losers[0].cause}")
     slowest = max(outcome.seconds for outcome in losers)
-    expect(slowest < 30, f"76 came after {slowest:.1f} s")  # a second or two where the cores have no other work
+    expect(slowest < 15, f"76 came after {slowest:.1f} s")  # three where the cores have no other work
     check_finished(run, reference, steps)
     shop.remove(run)
     return Tally(bitwise=1, note=f"one owner, seven 76 within {slowest:.1f} s")
