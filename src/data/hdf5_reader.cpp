@@ -262,22 +262,24 @@ class Reader {
       fail(Exit::data, "{}: {}", object.where, too_many);
     std::map<std::string, std::string> texts;
     for (const Message& message : object.messages)
-      if (message.kind == Kind::attribute) add_text({message.bytes, object.where}, texts);
+      if (message.kind == Kind::attribute) add_text(message.bytes, object.where, texts);
     return texts;
   }
 
   /// IV.A.2.m: an attribute, if it is one string.
-  void add_text(ByteReader in, std::map<std::string, std::string>& texts) const {
+  void add_text(const std::string& bytes, const std::string& where,
+                std::map<std::string, std::string>& texts) const {
+    ByteReader in(bytes, where);
     if (in.number<std::uint8_t>() != 3) in.refuse("an attribute of another version");
     if (in.number<std::uint8_t>() != 0) in.refuse("an attribute whose type lies elsewhere");
     const auto name_bytes = in.number<std::uint16_t>(), type_bytes = in.number<std::uint16_t>(),
                space_bytes = in.number<std::uint16_t>();
     in.take(1);  // the name's character set
     const std::string_view name = in.take(name_bytes), type = in.take(type_bytes);
-    for (const std::uint64_t extent : extents_of({in.take(space_bytes), "a dataspace"}))
+    for (const std::uint64_t extent : extents_of({in.take(space_bytes), where}))
       if (extent != 1) return;
     constexpr int fixed_string = 3, of_variable_length = 9, is_string = 1;
-    ByteReader of_type(type, "a datatype");
+    ByteReader of_type(type, where);
     const auto first = of_type.number<char>(), second = of_type.number<char>();
     of_type.take(2);
     const auto size = of_type.number<std::uint32_t>();

@@ -66,7 +66,7 @@ Handle half_type(const Context& context) {
   return type;
 }
 
-Handle memory_type(const Context& context, Hdf5Type type) {
+Handle file_type(const Context& context, Hdf5Type type) {
   switch (type) {
     case Hdf5Type::float16:
       return half_type(context);
@@ -165,10 +165,6 @@ Handle dataset_creation(const Context& context) {
   return creation;
 }
 
-bool is_empty(const Wanted& wanted) {
-  return std::ranges::count(wanted.extents, std::uint64_t{0}) > 0;
-}
-
 /// Where the dataset's bytes lie once all of it was found as wanted; an empty one lies nowhere,
 /// which counts as the end of the file.
 std::uint64_t offset_of(const std::string& path, const Hdf5Dataset& dataset, const Wanted& wanted,
@@ -179,7 +175,7 @@ std::uint64_t offset_of(const std::string& path, const Hdf5Dataset& dataset, con
   if (dataset.type != wanted.type) refuse("is of another type");
   if (dataset.extents.size() != wanted.extents.size()) refuse("is of another rank");
   if (dataset.extents != wanted.extents) refuse("is of another shape");
-  if (is_empty(wanted)) return file_bytes;
+  if (std::ranges::count(wanted.extents, std::uint64_t{0}) > 0) return file_bytes;
   if (!dataset.offset) refuse("has no place in the file");
   std::uint64_t bytes = wanted.element_bytes;
   for (const std::uint64_t extent : wanted.extents)
@@ -242,7 +238,7 @@ ShardOffsets create_shard_file(const std::string& path, const ShardLayout& layou
       const std::vector<hsize_t> extents(each.extents.begin(), each.extents.end());
       const Handle space = OWN(context, H5Sclose, H5Screate_simple,
                                static_cast<int>(extents.size()), extents.data(), nullptr);
-      const Handle type = memory_type(context, each.type);
+      const Handle type = file_type(context, each.type);
       const Handle dataset = OWN(context, H5Dclose, H5Dcreate2, file, each.name, type, space,
                                  H5P_DEFAULT, creation, H5P_DEFAULT);
       if (each.offset == &nowhere_yet.values)
